@@ -1,0 +1,103 @@
+//! How a record becomes a row: the columns of a table and where each value comes from.
+//!
+//! This is the definition as users write it. Compiling it (parsing paths and templates, checking them) belongs to the
+//! `encoding` crate.
+
+use serde::{Deserialize, Serialize};
+
+/// The most columns of one sink.
+pub const MAX_COLUMNS: usize = 100;
+/// The most characters of a template.
+pub const MAX_TEMPLATE_LEN: usize = 4096;
+
+/// The columns of a table, in table order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mapping {
+    /// 1 to [`MAX_COLUMNS`] columns.
+    pub columns: Vec<Column>,
+}
+
+impl Mapping {
+    /// The names of the columns that form the primary key, in table order. Empty: the table has none, rows are appended.
+    pub fn primary_key(&self) -> impl Iterator<Item = &str> {
+        self.columns
+            .iter()
+            .filter(|column| column.primary_key)
+            .map(|column| column.name.as_str())
+    }
+}
+
+/// One column.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Column {
+    /// Where the value comes from.
+    #[serde(flatten)]
+    pub kind: ColumnKind,
+    /// Name of the column in the target table.
+    pub name: String,
+    /// Part of the primary key: the import replaces the row with the same key instead of adding one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub primary_key: bool,
+}
+
+/// Where the value of a column comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", tag = "type")]
+pub enum ColumnKind {
+    /// A new UUID version 7 for every row.
+    Uuid,
+    /// The time of arrival, UTC with milliseconds.
+    Datetime,
+    /// The address of the client.
+    Ip,
+    /// The body of the request as it came.
+    Body,
+    /// The request headers as a JSON object.
+    Headers,
+    /// A part of the parsed body.
+    #[serde(rename_all = "camelCase")]
+    Path {
+        /// For example `customer.emails[0]`. Empty: the whole body.
+        path: String,
+        /// Used when the path leads nowhere. Absent: such a record is rejected.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        default_value: Option<String>,
+        /// Strings are written without their JSON quotes.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        raw_string: bool,
+    },
+    /// The result of a template.
+    #[serde(rename_all = "camelCase")]
+    Template {
+        /// The template.
+        template: Template,
+        /// Strings are written without their JSON quotes.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        raw_string: bool,
+    },
+}
+
+/// A template.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Template {
+    /// The language; only `jsonnet`.
+    pub language: String,
+    /// The text, 1 to [`MAX_TEMPLATE_LEN`] characters.
+    pub content: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_form_is_the_one_clients_send() {
+        let json = r#"{"columns":[{"type":"uuid","name":"id"},{"type":"path","path":"a.b","defaultValue":"","rawString":true,"name":"b","primaryKey":true},{"type":"template","template":{"language":"jsonnet","content":"Body()"},"name":"t"}]}"#;
+        let mapping: Mapping = serde_json::from_str(json).expect("valid mapping");
+        assert_eq!(mapping.primary_key().collect::<Vec<_>>(), ["b"]);
+        assert_eq!(serde_json::to_string(&mapping).expect("serialises"), json);
+    }
+}

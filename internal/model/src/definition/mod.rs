@@ -1,0 +1,22 @@
+//! What users define: sources, sinks, the mapping of records to rows, and settings.
+
+pub mod actor;
+pub mod mapping;
+pub mod settings;
+pub mod sink;
+pub mod source;
+pub mod token;
+
+pub use actor::{Actor, Stamp, Version};
+pub use mapping::{Column, ColumnKind, Mapping};
+pub use settings::Settings;
+pub use sink::{Sink, Table, TableKind};
+pub use source::Source;
+pub use token::Token;
+
+/// The most characters a display name may have.
+pub const MAX_NAME_LEN: usize = 40;
+/// The most characters a description may have.
+pub const MAX_DESCRIPTION_LEN: usize = 4096;
+/// The most sources of a branch, and the most sinks of a source.
+pub const MAX_CHILDREN: usize = 100;

@@ -1,0 +1,415 @@
+//! A slice: an append-only sequence of frames on one volume, under one mapping version.
+//!
+//! ```text
+//! writing ──close──▶ closing ──seal──▶ uploading ──upload──▶ uploaded
+//!                        └────seal, no rows────────────────────▲
+//! ```
+//!
+//! Who makes a transition is fixed: the coordinator closes, the storage-writer that holds the volume seals, the
+//! storage-reader on the same machine uploads. That a slice is *imported* is read off its file and never written here.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::{FileId, SessionId, SliceId, VolumeId};
+use crate::key::SinkKey;
+use crate::level::{Compression, Durability};
+use crate::retry::Retry;
+use crate::statistics::Figures;
+use crate::time::Timestamp;
+use crate::trigger::{Reason, UploadTrigger};
+
+/// The most sessions whose last sequence number a slice remembers. One more and the slice is rotated.
+pub const MAX_SESSIONS: usize = 64;
+
+/// A slice as stored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Slice {
+    /// Which slice.
+    pub id: SliceId,
+    /// The sink whose rows it holds.
+    pub sink: SinkKey,
+    /// The file it is imported with.
+    pub file: FileId,
+    /// The volume that holds it until it is uploaded.
+    pub volume: VolumeId,
+    /// Version of the sink's definition under which its rows were mapped.
+    pub mapping_version: u64,
+    /// Compression of its frames.
+    pub compression: Compression,
+    /// What an acknowledgement of its rows promises.
+    pub durability: Durability,
+    /// When it is rotated. The interval is the lesser of the upload and the import interval, so that an import never
+    /// has to wait for an upload first.
+    pub trigger: UploadTrigger,
+    /// When it was opened.
+    pub opened_at: Timestamp,
+    /// Where it is in its life.
+    pub state: State,
+    /// The last failure of the current step, if it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry: Option<Retry>,
+}
+
+/// Where a slice is in its life.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", tag = "name")]
+pub enum State {
+    /// Takes batches.
+    Writing,
+    /// The writer has been told to seal it; batches in flight may still be committed until it does.
+    #[serde(rename_all = "camelCase")]
+    Closing(Closing),
+    /// Sealed: no later append can succeed. The reader uploads it.
+    #[serde(rename_all = "camelCase")]
+    Uploading {
+        /// How it was closed.
+        closing: Closing,
+        /// What was sealed.
+        seal: Seal,
+    },
+    /// In staging, or empty.
+    #[serde(rename_all = "camelCase")]
+    Uploaded {
+        /// How it was closed.
+        closing: Closing,
+        /// What was sealed.
+        seal: Seal,
+        /// Name of the object in staging; none for a slice without rows.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        object: Option<String>,
+        /// When the upload was committed.
+        at: Timestamp,
+    },
+}
+
+/// How a slice was closed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Closing {
+    /// When.
+    pub at: Timestamp,
+    /// Why.
+    pub reason: Reason,
+    /// The slice that takes the rows from now on; none when the sink stopped taking rows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub successor: Option<SliceId>,
+}
+
+/// The final content of a slice, committed with the transition that makes it immutable.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Seal {
+    /// When.
+    pub at: Timestamp,
+    /// Incarnation of the volume that sealed it.
+    pub incarnation: u64,
+    /// Rows, bytes and times. `bytes` is the exact length of the slice file and of the object.
+    pub figures: Figures,
+    /// SHA-256 of the slice file, 64 hexadecimal digits. Verified when the slice is uploaded and when it is imported.
+    pub checksum: String,
+    /// The highest committed sequence number of each session that wrote to the slice: what a client that lost an answer
+    /// needs to know, even after the slice has left the volume.
+    pub sessions: BTreeMap<SessionId, u64>,
+}
+
+/// What happens to a slice.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// The coordinator rotates it.
+    Close(Closing),
+    /// The writer seals it.
+    Seal(Seal),
+    /// The writer rebuilt the file of a sealed slice from its journal and got other bytes for the same rows, as after an
+    /// upgrade of the compression library.
+    Reseal(Seal),
+    /// The reader has put the object into staging.
+    Upload {
+        /// Name of the object.
+        object: String,
+        /// When.
+        at: Timestamp,
+    },
+}
+
+/// An event that the current state does not allow.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("slice {slice} cannot {event}: it is {state}")]
+pub struct IllegalTransition {
+    /// The slice.
+    pub slice: SliceId,
+    /// Its state.
+    pub state: &'static str,
+    /// The refused event.
+    pub event: &'static str,
+}
+
+impl State {
+    /// The name used in formats, logs and answers.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Writing => "writing",
+            Self::Closing(_) => "closing",
+            Self::Uploading { .. } => "uploading",
+            Self::Uploaded { .. } => "uploaded",
+        }
+    }
+}
+
+impl Event {
+    const fn name(&self) -> &'static str {
+        match self {
+            Self::Close(_) => "be closed",
+            Self::Seal(_) => "be sealed",
+            Self::Reseal(_) => "be sealed again",
+            Self::Upload { .. } => "be uploaded",
+        }
+    }
+}
+
+impl Slice {
+    /// The slice after `event`.
+    ///
+    /// # Errors
+    /// When the state does not allow the event.
+    pub fn apply(self, event: Event) -> Result<Self, IllegalTransition> {
+        let illegal = IllegalTransition {
+            slice: self.id,
+            state: self.state.name(),
+            event: event.name(),
+        };
+        let state = match (self.state.clone(), event) {
+            (State::Writing, Event::Close(closing)) => State::Closing(closing),
+            (State::Closing(closing), Event::Seal(seal)) if seal.figures.rows == 0 => {
+                State::Uploaded {
+                    closing,
+                    at: seal.at,
+                    seal,
+                    object: None,
+                }
+            }
+            (State::Closing(closing), Event::Seal(seal)) => State::Uploading { closing, seal },
+            (State::Uploading { closing, seal: old }, Event::Reseal(seal))
+                if seal.figures.rows == old.figures.rows && seal.sessions == old.sessions =>
+            {
+                State::Uploading { closing, seal }
+            }
+            (State::Uploading { closing, seal }, Event::Upload { object, at }) => State::Uploaded {
+                closing,
+                seal,
+                object: Some(object),
+                at,
+            },
+            (
+                State::Writing
+                | State::Closing(_)
+                | State::Uploading { .. }
+                | State::Uploaded { .. },
+                Event::Close(_) | Event::Seal(_) | Event::Reseal(_) | Event::Upload { .. },
+            ) => return Err(illegal),
+        };
+        Ok(Self {
+            state,
+            retry: None,
+            ..self
+        })
+    }
+
+    /// What was sealed, once it was.
+    #[must_use]
+    pub const fn seal(&self) -> Option<&Seal> {
+        match &self.state {
+            State::Writing | State::Closing(_) => None,
+            State::Uploading { seal, .. } | State::Uploaded { seal, .. } => Some(seal),
+        }
+    }
+
+    /// How it was closed, once it was.
+    #[must_use]
+    pub const fn closing(&self) -> Option<&Closing> {
+        match &self.state {
+            State::Writing => None,
+            State::Closing(closing)
+            | State::Uploading { closing, .. }
+            | State::Uploaded { closing, .. } => Some(closing),
+        }
+    }
+
+    /// Name of the object in staging, for an uploaded slice with rows.
+    #[must_use]
+    pub fn object(&self) -> Option<&str> {
+        match &self.state {
+            State::Uploaded { object, .. } => object.as_deref(),
+            State::Writing | State::Closing(_) | State::Uploading { .. } => None,
+        }
+    }
+
+    /// Whether its rows have left the volume, or there were none.
+    #[must_use]
+    pub const fn is_uploaded(&self) -> bool {
+        matches!(self.state, State::Uploaded { .. })
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::definition::TableKind;
+
+    pub(crate) fn slice(id: u8) -> Slice {
+        Slice {
+            id: SliceId::from_bytes([id; 16]),
+            sink: SinkKey {
+                source: crate::SourceKey {
+                    branch: crate::BranchKey {
+                        project: crate::ProjectId(1),
+                        branch: crate::BranchId(1),
+                    },
+                    source: "orders".parse().expect("valid"),
+                },
+                sink: "raw".parse().expect("valid"),
+            },
+            file: FileId::from_bytes([9; 16]),
+            volume: VolumeId::from_bytes([8; 16]),
+            mapping_version: 1,
+            compression: Compression::Zstd { level: 1 },
+            durability: Durability::Disk,
+            trigger: UploadTrigger::default_for(TableKind::Sqlite),
+            opened_at: Timestamp::from_millis(0),
+            state: State::Writing,
+            retry: None,
+        }
+    }
+
+    pub(crate) fn closing() -> Closing {
+        Closing {
+            at: Timestamp::from_millis(5),
+            reason: Reason::Count,
+            successor: None,
+        }
+    }
+
+    pub(crate) fn seal(rows: u64) -> Seal {
+        Seal {
+            at: Timestamp::from_millis(6),
+            incarnation: 1,
+            figures: Figures {
+                rows,
+                raw_bytes: rows * 10,
+                bytes: rows * 3,
+                first_at: None,
+                last_at: None,
+            },
+            checksum: "00".repeat(32),
+            sessions: BTreeMap::from([(SessionId(1), rows)]),
+        }
+    }
+
+    #[test]
+    fn lives_from_writing_to_uploaded() {
+        let closing_slice = slice(1)
+            .apply(Event::Close(closing()))
+            .expect("writing may be closed");
+        assert_eq!(closing_slice.state.name(), "closing");
+        let uploading = closing_slice
+            .apply(Event::Seal(seal(3)))
+            .expect("closing may be sealed");
+        assert_eq!(uploading.state.name(), "uploading");
+        let event = Event::Upload {
+            object: "a/b".to_owned(),
+            at: Timestamp::from_millis(7),
+        };
+        let uploaded = uploading.apply(event).expect("uploading may be uploaded");
+        assert_eq!(uploaded.object(), Some("a/b"));
+        assert_eq!(uploaded.seal().map(|s| s.figures.rows), Some(3));
+    }
+
+    #[test]
+    fn a_seal_without_rows_needs_no_upload() {
+        let closed = slice(1).apply(Event::Close(closing())).expect("closed");
+        let uploaded = closed.apply(Event::Seal(seal(0))).expect("sealed");
+        assert!(uploaded.is_uploaded());
+        assert_eq!(uploaded.object(), None);
+    }
+
+    #[test]
+    fn resealing_cannot_change_rows_or_sessions() {
+        let sealed = slice(1)
+            .apply(Event::Close(closing()))
+            .expect("closed")
+            .apply(Event::Seal(seal(3)))
+            .expect("sealed");
+        let same_rows = Seal {
+            checksum: "11".repeat(32),
+            ..seal(3)
+        };
+        assert!(sealed.clone().apply(Event::Reseal(same_rows)).is_ok());
+        assert!(sealed.apply(Event::Reseal(seal(4))).is_err());
+    }
+
+    #[test]
+    fn every_other_order_is_refused() {
+        let writing = slice(1);
+        let closed = slice(1).apply(Event::Close(closing())).expect("closed");
+        let uploading = closed.clone().apply(Event::Seal(seal(3))).expect("sealed");
+        let upload = Event::Upload {
+            object: "x".to_owned(),
+            at: Timestamp::from_millis(7),
+        };
+        let uploaded = uploading.clone().apply(upload.clone()).expect("uploaded");
+        for (from, events) in [
+            (
+                &writing,
+                vec![Event::Seal(seal(1)), Event::Reseal(seal(1)), upload.clone()],
+            ),
+            (
+                &closed,
+                vec![
+                    Event::Close(closing()),
+                    Event::Reseal(seal(1)),
+                    upload.clone(),
+                ],
+            ),
+            (
+                &uploading,
+                vec![Event::Close(closing()), Event::Seal(seal(3))],
+            ),
+            (
+                &uploaded,
+                vec![
+                    Event::Close(closing()),
+                    Event::Seal(seal(3)),
+                    Event::Reseal(seal(3)),
+                    upload,
+                ],
+            ),
+        ] {
+            for event in events {
+                assert!(
+                    from.clone().apply(event.clone()).is_err(),
+                    "{} {}",
+                    from.state.name(),
+                    event.name()
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn json_form_round_trips() {
+        let sealed = slice(1)
+            .apply(Event::Close(closing()))
+            .expect("closed")
+            .apply(Event::Seal(seal(3)))
+            .expect("sealed");
+        let json = serde_json::to_string(&sealed).expect("serialises");
+        assert!(json.contains(r#""state":{"name":"uploading""#), "{json}");
+        assert_eq!(
+            serde_json::from_str::<Slice>(&json).expect("parses"),
+            sealed
+        );
+    }
+}
