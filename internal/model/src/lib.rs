@@ -13,6 +13,7 @@ pub mod id;
 pub mod invariant;
 pub mod key;
 pub mod level;
+pub mod opening;
 pub mod placement;
 pub mod retry;
 pub mod secret;

@@ -28,7 +28,7 @@ const SIZE_UNITS: &[(&str, u32)] = &[("GB", 30), ("MB", 20), ("KB", 10), ("B", 0
 
 impl fmt::Display for ByteSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let exact = |shift: &u32| self.0 != 0 && self.0 % (1 << shift) == 0;
+        let exact = |shift: &u32| self.0 != 0 && self.0.is_multiple_of(1 << shift);
         let (name, shift) = SIZE_UNITS
             .iter()
             .find(|(_, shift)| exact(shift))

@@ -1,0 +1,497 @@
+//! The commit thread: admits what the queue holds, writes it as one group, answers.
+//!
+//! Admission decides by what is durable plus what stands earlier in the same group. Nothing changes in the index before the
+//! group is durable, so a group that fails leaves no trace.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use stream_model::level::Durability;
+use stream_model::{SessionId, SliceId};
+use tokio::sync::oneshot;
+
+use super::format::{self, GroupBuffer, Kind, SealEntry};
+use super::index::{Committed, Frame, Index, Stage};
+use super::journal::{Journal, Sync, WriteError};
+use super::queue::{Op, OpenReply};
+use super::volume::{Content, Shared};
+use crate::wire::{Answer, Batch, Opened, Refusal, RefusalReason, Sealed};
+
+/// Entries are refused beyond this, so that lengths fit the format.
+const MAX_BATCH_BYTES: usize = 256 << 20;
+const MAX_PARTS: usize = 1000;
+
+/// The commit thread of one volume.
+pub(super) struct Committer {
+    shared: Arc<Shared>,
+    journal: Journal,
+    buffer: GroupBuffer,
+}
+
+/// An admitted entry, on its way to the journal.
+enum Entry {
+    Batch {
+        session: SessionId,
+        batch: Batch,
+        reply: oneshot::Sender<Answer>,
+    },
+    Seal {
+        entry: SealEntry,
+        reply: oneshot::Sender<Content>,
+    },
+    Release {
+        slice: SliceId,
+    },
+}
+
+/// A group in the making.
+#[derive(Default)]
+struct Group {
+    entries: Vec<Entry>,
+    opens: Vec<(SessionId, Vec<SliceId>, OpenReply)>,
+    /// Highest sequence numbers that this group would commit.
+    seqs: HashMap<(SliceId, SessionId), u64>,
+    /// New sessions that this group would add to a slice.
+    new_sessions: HashMap<SliceId, usize>,
+    /// Slices that this group would seal, with their successors.
+    seals: HashMap<SliceId, Option<SliceId>>,
+    durable: bool,
+}
+
+/// What admission makes of a batch.
+enum Verdict {
+    Admit,
+    Answer(Answer),
+}
+
+impl Committer {
+    pub fn new(shared: Arc<Shared>, journal: Journal) -> Self {
+        Self {
+            shared,
+            journal,
+            buffer: GroupBuffer::default(),
+        }
+    }
+
+    /// Works until the queue is closed, or until the outcome of a group cannot be made certain.
+    pub fn run(mut self) {
+        while let Some(ops) = self.shared.queue.next_group() {
+            let group = self.admit(ops);
+            if let Err(error) = self.commit(group) {
+                self.shared.fail(error.to_string());
+                return;
+            }
+        }
+    }
+
+    fn admit(&self, ops: Vec<Op>) -> Group {
+        let mut group = Group::default();
+        let index = self.shared.index.lock();
+        let refusal = self.shared.refusal(&index);
+        for op in ops {
+            match op {
+                Op::Append {
+                    session,
+                    batch,
+                    reply,
+                    ..
+                } => match group.judge(&index, session, &batch, refusal) {
+                    Verdict::Admit => group.admit_batch(&index, session, batch, reply),
+                    Verdict::Answer(answer) => self.answer(reply, answer),
+                },
+                Op::Open {
+                    session,
+                    slices,
+                    reply,
+                } => group.opens.push((session, slices, reply)),
+                Op::Seal {
+                    slice,
+                    successor,
+                    reply,
+                } => {
+                    group.admit_seal(&index, slice, successor, reply, &self.shared);
+                }
+                Op::Release { slice } => {
+                    if index.slices.contains_key(&slice) {
+                        // Durable before the file goes: a missing file must always have its explanation.
+                        group.durable = true;
+                        group.entries.push(Entry::Release { slice });
+                    }
+                }
+            }
+        }
+        group
+    }
+
+    fn answer(&self, reply: oneshot::Sender<Answer>, answer: Answer) {
+        if let Answer::Refused(refusal) = &answer {
+            self.shared.metrics.refused(refusal.reason);
+        }
+        // The client may have gone; then nobody needs the answer.
+        let _ = reply.send(answer);
+    }
+
+    /// Writes the group and answers it. An error means that the volume must stop without answering.
+    fn commit(&mut self, group: Group) -> Result<(), WriteError> {
+        let Group {
+            entries,
+            opens,
+            durable,
+            ..
+        } = group;
+        if !entries.is_empty() {
+            let sync = if durable { Sync::Data } else { Sync::None };
+            self.write(entries, sync)?;
+        }
+        let index = self.shared.index.lock();
+        for (session, slices, reply) in opens {
+            let opened: BTreeMap<SliceId, Opened> = slices
+                .into_iter()
+                .map(|id| (id, index.opened(id, session)))
+                .collect();
+            let _ = reply.send(opened);
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, entries: Vec<Entry>, sync: Sync) -> Result<(), WriteError> {
+        let bytes = entries.iter().map(Entry::stride).sum();
+        match self.journal.make_room(bytes) {
+            Ok(None) => {}
+            Ok(Some(segment)) => self.shared.segment_started(segment),
+            Err(error) => {
+                tracing::error!(volume = %self.shared.label, error = %error, "cannot make a journal segment");
+                self.refuse_all(entries, RefusalReason::DiskFull);
+                return Ok(());
+            }
+        }
+        let (number, places) = self.encode(&entries);
+        let started = std::time::Instant::now();
+        match self.journal.write(self.buffer.bytes(), sync) {
+            Ok(()) => {
+                let written = self.buffer.bytes().len();
+                self.shared
+                    .metrics
+                    .group(entries.len(), written, sync, started.elapsed());
+                self.apply(number, entries, places);
+                Ok(())
+            }
+            Err(WriteError::Discarded(error)) => {
+                tracing::error!(
+                    volume = %self.shared.label, error = %error,
+                    "the disk failed to write; the journal goes on in a new segment"
+                );
+                self.shared
+                    .segment_started(Arc::clone(self.journal.segment()));
+                self.refuse_all(entries, RefusalReason::WriteFailed);
+                Ok(())
+            }
+            Err(uncertain @ WriteError::Uncertain { .. }) => Err(uncertain),
+        }
+    }
+
+    /// Encodes the group. Returns its number and, for each entry, the entry's number and the offsets of its frames in the
+    /// segment.
+    fn encode(&mut self, entries: &[Entry]) -> (u64, Vec<(u64, Vec<u64>)>) {
+        let (seed, base) = (self.journal.seed(), self.journal.offset());
+        let group = self.journal.next_group();
+        self.buffer.clear();
+        let mut places = Vec::with_capacity(entries.len());
+        for entry in entries {
+            let number = self.journal.next_entry();
+            let mut frames = Vec::new();
+            let payload = match entry {
+                Entry::Batch { session, batch, .. } => {
+                    self.buffer.push(seed, Kind::Batch, number, group, |out| {
+                        frames = format::encode_batch(*session, &batch.parts, out);
+                    })
+                }
+                Entry::Seal { entry, .. } => {
+                    self.buffer
+                        .push(seed, Kind::Seal, number, group, |out| entry.encode(out))
+                }
+                Entry::Release { slice } => {
+                    self.buffer.push(seed, Kind::Release, number, group, |out| {
+                        out.extend_from_slice(&slice.to_bytes());
+                    })
+                }
+            };
+            frames.iter_mut().for_each(|frame| *frame += base + payload);
+            places.push((number, frames));
+        }
+        (group, places)
+    }
+
+    /// Takes the written group into the index, then answers it.
+    fn apply(&self, group: u64, entries: Vec<Entry>, places: Vec<(u64, Vec<u64>)>) {
+        let segment = self.journal.segment();
+        let now = self.shared.clock.now();
+        let mut answers = Vec::with_capacity(entries.len());
+        let mut index = self.shared.index.lock();
+        if let Some((last, _)) = places.last() {
+            index.position = (*last, group);
+        }
+        for (entry, (number, frames)) in entries.into_iter().zip(places) {
+            match entry {
+                Entry::Batch {
+                    session,
+                    batch,
+                    reply,
+                } => {
+                    for (part, offset) in batch.parts.into_iter().zip(frames) {
+                        let id = part.slice;
+                        index.commit(Committed {
+                            slice: id,
+                            session,
+                            seq: part.seq,
+                            rows: part.rows,
+                            first_at: part.first_at,
+                            last_at: part.last_at,
+                            compression: part.compression,
+                            frame: Frame {
+                                entry: number,
+                                segment: Arc::clone(segment),
+                                offset,
+                                len: part.frame.len().try_into().expect("checked on arrival"),
+                                raw: part.raw_bytes,
+                            },
+                        });
+                        self.shared.committed(&mut index, id, now);
+                    }
+                    answers.push(reply);
+                }
+                Entry::Seal { entry, reply } => {
+                    index.seal(entry.slice, entry.successor, segment.number, number);
+                    self.shared.wait_for_content(entry.slice, reply);
+                    self.shared.flush.seal(entry.slice);
+                }
+                Entry::Release { slice } => {
+                    index.release(slice, segment.number);
+                    self.shared.flush.release(slice);
+                }
+            }
+        }
+        drop(index);
+        for reply in answers {
+            let _ = reply.send(Answer::Committed);
+        }
+    }
+
+    /// Refuses batches that were certainly not written. Seals and releases are simply asked for again.
+    fn refuse_all(&self, entries: Vec<Entry>, reason: RefusalReason) {
+        let index = self.shared.index.lock();
+        for entry in entries {
+            if let Entry::Batch {
+                session,
+                batch,
+                reply,
+            } = entry
+            {
+                let expected = expected(&index, session, &batch);
+                self.answer(reply, Answer::Refused(Refusal { reason, expected }));
+            }
+        }
+    }
+}
+
+impl Entry {
+    /// Bytes that the entry takes in the group.
+    fn stride(&self) -> u64 {
+        let payload = match self {
+            Self::Batch { batch, .. } => format::batch_len(&batch.parts),
+            Self::Seal { entry, .. } => 16 + 17 + 4 + 16 * entry.sessions.len(),
+            Self::Release { .. } => 16,
+        };
+        ((format::ENTRY_HEADER + payload).next_multiple_of(format::ALIGN)) as u64
+    }
+}
+
+fn expected(index: &Index, session: SessionId, batch: &Batch) -> BTreeMap<SliceId, u64> {
+    let next = |id| {
+        index
+            .slices
+            .get(&id)
+            .map(|slice| (id, slice.last(session) + 1))
+    };
+    batch
+        .parts
+        .iter()
+        .filter_map(|part| next(part.slice))
+        .collect()
+}
+
+impl Group {
+    fn judge(
+        &self,
+        index: &Index,
+        session: SessionId,
+        batch: &Batch,
+        refusal: Option<RefusalReason>,
+    ) -> Verdict {
+        let refuse = |reason| {
+            Verdict::Answer(Answer::Refused(Refusal {
+                reason,
+                expected: expected(index, session, batch),
+            }))
+        };
+        if let Some(rule) = malformed(batch) {
+            return refuse(RefusalReason::Malformed(rule));
+        }
+        let durable = |id| index.slices.get(&id).map_or(0, |slice| slice.last(session));
+        // A batch is one entry, so either all of its parts were written before, or none.
+        if batch
+            .parts
+            .iter()
+            .all(|part| part.seq <= durable(part.slice))
+        {
+            return Verdict::Answer(Answer::Committed);
+        }
+        let sealed: BTreeMap<SliceId, Sealed> = batch
+            .parts
+            .iter()
+            .filter_map(|part| Some((part.slice, self.sealed(index, part.slice, session)?)))
+            .collect();
+        if !sealed.is_empty() {
+            return Verdict::Answer(Answer::Sealed(sealed));
+        }
+        for part in &batch.parts {
+            let known = index
+                .slices
+                .get(&part.slice)
+                .filter(|slice| slice.spec.is_some());
+            let Some(slice) = known else {
+                return refuse(RefusalReason::UnknownSlice(part.slice));
+            };
+            if slice
+                .spec
+                .as_ref()
+                .is_some_and(|spec| spec.compression != part.compression)
+            {
+                return refuse(RefusalReason::Malformed(
+                    "its compression is not the slice's",
+                ));
+            }
+            let key = (part.slice, session);
+            let last = self
+                .seqs
+                .get(&key)
+                .copied()
+                .unwrap_or_else(|| slice.last(session));
+            if part.seq != last + 1 {
+                return refuse(RefusalReason::OutOfOrder);
+            }
+            let added = self.new_sessions.get(&part.slice).copied().unwrap_or(0);
+            let fits = slice.has_room_for(session)
+                && (slice.sessions.contains_key(&session)
+                    || self.seqs.contains_key(&key)
+                    || slice.sessions.len() + added < stream_model::slice::MAX_SESSIONS);
+            if !fits {
+                return refuse(RefusalReason::TooManySessions(part.slice));
+            }
+        }
+        refusal.map_or(Verdict::Admit, refuse)
+    }
+
+    /// What the session is told of a slice that is sealed, or that an earlier entry of this group seals.
+    fn sealed(&self, index: &Index, id: SliceId, session: SessionId) -> Option<Sealed> {
+        if let Some(sealed) = index
+            .slices
+            .get(&id)
+            .and_then(|slice| slice.sealed(session))
+        {
+            return Some(sealed);
+        }
+        let successor = *self.seals.get(&id)?;
+        let durable = index.slices.get(&id).map_or(0, |slice| slice.last(session));
+        let last = self.seqs.get(&(id, session)).copied().unwrap_or(durable);
+        Some(Sealed { last, successor })
+    }
+
+    fn admit_batch(
+        &mut self,
+        index: &Index,
+        session: SessionId,
+        batch: Batch,
+        reply: oneshot::Sender<Answer>,
+    ) {
+        for part in &batch.parts {
+            let known = index.slices.get(&part.slice);
+            let is_new = known.is_some_and(|slice| !slice.sessions.contains_key(&session));
+            if self.seqs.insert((part.slice, session), part.seq).is_none() && is_new {
+                *self.new_sessions.entry(part.slice).or_default() += 1;
+            }
+            self.durable |= known.is_none_or(|slice| slice.durability() == Durability::Disk);
+        }
+        self.entries.push(Entry::Batch {
+            session,
+            batch,
+            reply,
+        });
+    }
+
+    fn admit_seal(
+        &mut self,
+        index: &Index,
+        id: SliceId,
+        successor: Option<SliceId>,
+        reply: oneshot::Sender<Content>,
+        shared: &Shared,
+    ) {
+        let slice = index.slices.get(&id);
+        match slice.map(|slice| &slice.stage) {
+            Some(Stage::Sealed { content, .. }) => {
+                let _ = reply.send(content.clone());
+            }
+            Some(Stage::Sealing { .. }) => shared.wait_for_content(id, reply),
+            Some(Stage::Open) | None => {
+                let mut sessions = slice
+                    .map(|slice| slice.sessions.clone())
+                    .unwrap_or_default();
+                for ((_, session), seq) in self.seqs.iter().filter(|((slice, _), _)| *slice == id) {
+                    sessions.insert(*session, *seq);
+                }
+                self.seals.insert(id, successor);
+                self.durable = true;
+                let entry = SealEntry {
+                    slice: id,
+                    successor,
+                    sessions,
+                };
+                self.entries.push(Entry::Seal { entry, reply });
+            }
+        }
+    }
+}
+
+/// The rule that a batch breaks, if any.
+fn malformed(batch: &Batch) -> Option<&'static str> {
+    if batch.parts.is_empty() || batch.parts.len() > MAX_PARTS {
+        return Some("it must have 1 to 1000 parts");
+    }
+    if batch.bytes() > MAX_BATCH_BYTES {
+        return Some("it must not be larger than 256 MiB");
+    }
+    if batch
+        .parts
+        .iter()
+        .any(|part| part.rows == 0 || part.seq == 0)
+    {
+        return Some("every part must have rows and a sequence number from 1");
+    }
+    let mut slices: Vec<_> = batch.parts.iter().map(|part| part.slice).collect();
+    slices.sort_unstable();
+    slices
+        .windows(2)
+        .any(|pair| pair[0] == pair[1])
+        .then_some("a slice occurs twice in it")
+}
+
+impl Shared {
+    /// Why no batch can be taken at present.
+    fn refusal(&self, index: &Index) -> Option<RefusalReason> {
+        let journal_full = index.usage.bytes() > self.max_journal_bytes;
+        let disk_full = self.free_bytes.load(Ordering::Relaxed) < self.reserve_bytes;
+        (journal_full || disk_full).then_some(RefusalReason::DiskFull)
+    }
+}

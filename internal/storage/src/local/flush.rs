@@ -1,0 +1,475 @@
+//! The flush thread: committed frames to slice files, the content of sealed slices, checkpoints, room in the journal.
+//!
+//! It is the only writer of slice files. Nothing it does is needed for an acknowledgement, and all of it can be done again
+//! from the journal, so its own failures are tried again and never lose anything.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+use stream_model::statistics::Figures;
+use stream_model::{SliceId, Timestamp};
+
+use super::checkpoint::{self, Checkpoint, CheckpointSlice};
+use super::index::{Frame, Slice, Stage};
+use super::slice_file::{Checksum, Packer, complete_run};
+use super::volume::{Content, Shared};
+
+/// Free space, ages and gauges are looked at this often.
+const TICK: Duration = Duration::from_secs(1);
+
+/// What the flush thread is asked to do. Requests for the same slice fall together.
+#[derive(Debug, Default)]
+struct Work {
+    /// Slices with a complete run of frames.
+    runs: BTreeSet<SliceId>,
+    /// Sealed slices whose content is wanted.
+    seals: BTreeSet<SliceId>,
+    /// Slices whose file is to be removed.
+    released: BTreeSet<SliceId>,
+    /// A segment was taken from the pool.
+    segment_started: bool,
+    stopping: bool,
+}
+
+/// The way to wake the flush thread.
+#[derive(Debug, Default)]
+pub(super) struct FlushSignal {
+    work: Mutex<Work>,
+    filled: Condvar,
+}
+
+impl FlushSignal {
+    pub fn run(&self, slice: SliceId) {
+        self.add(|work| work.runs.insert(slice));
+    }
+
+    pub fn seal(&self, slice: SliceId) {
+        self.add(|work| work.seals.insert(slice));
+    }
+
+    pub fn release(&self, slice: SliceId) {
+        self.add(|work| work.released.insert(slice));
+    }
+
+    pub fn segment_started(&self) {
+        self.add(|work| std::mem::replace(&mut work.segment_started, true));
+    }
+
+    pub fn stop(&self) {
+        self.add(|work| std::mem::replace(&mut work.stopping, true));
+    }
+
+    fn add(&self, change: impl FnOnce(&mut Work) -> bool) {
+        change(&mut self.work.lock());
+        self.filled.notify_one();
+    }
+
+    fn wait(&self, until: Instant) -> Work {
+        let mut work = self.work.lock();
+        let empty = |work: &mut Work| {
+            work.runs.is_empty()
+                && work.seals.is_empty()
+                && work.released.is_empty()
+                && !work.segment_started
+                && !work.stopping
+        };
+        self.filled.wait_while_until(&mut work, empty, until);
+        std::mem::take(&mut work)
+    }
+}
+
+/// The state of a slice at the moment its pending frames were taken.
+struct Taken {
+    frames: Vec<Frame>,
+    snapshot: CheckpointSlice,
+}
+
+/// The flush thread of one volume.
+pub(super) struct Flusher {
+    shared: Arc<Shared>,
+    packer: Packer,
+    /// Running checksums of slice files that were written from their start in this run.
+    checksums: HashMap<SliceId, Checksum>,
+    /// What the newest checkpoint says of each slice.
+    checkpointed: HashMap<SliceId, CheckpointSlice>,
+    /// Slices that the newest checkpoint names.
+    named_before: HashSet<SliceId>,
+    next_checkpoint: u64,
+    failing: bool,
+}
+
+impl Flusher {
+    pub fn new(shared: Arc<Shared>, newest: Checkpoint) -> Self {
+        Self {
+            shared,
+            packer: Packer::default(),
+            checksums: HashMap::new(),
+            next_checkpoint: newest.number + 1,
+            named_before: newest.slices.iter().map(|slice| slice.id).collect(),
+            checkpointed: newest
+                .slices
+                .into_iter()
+                .map(|slice| (slice.id, slice))
+                .collect(),
+            failing: false,
+        }
+    }
+
+    /// Works until it is told to stop.
+    pub fn run(mut self) {
+        let mut next_tick = Instant::now();
+        loop {
+            let until = next_tick.min(self.next_crossing());
+            let work = self.shared.flush.wait(until);
+            if work.stopping || self.shared.failed().is_some() {
+                return;
+            }
+            self.work(work);
+            self.report_crossings();
+            if Instant::now() >= next_tick {
+                next_tick = Instant::now() + TICK;
+                self.shared.observe();
+            }
+        }
+    }
+
+    fn work(&mut self, work: Work) {
+        for id in work.released {
+            self.checksums.remove(&id);
+            self.checkpointed.remove(&id);
+            let result = self.shared.disk.remove(&self.shared.slice_path(id));
+            self.noted(result, "cannot remove a slice file", || {});
+        }
+        for id in work.runs {
+            let result = self.flush_runs(id);
+            let shared = Arc::clone(&self.shared);
+            self.noted(result, "cannot write a slice file", || shared.flush.run(id));
+        }
+        for id in work.seals {
+            let result = self.finish(id);
+            let shared = Arc::clone(&self.shared);
+            self.noted(result, "cannot complete a slice file", || {
+                shared.flush.seal(id)
+            });
+        }
+        if work.segment_started {
+            let result = self.shared.pool.prepare();
+            self.noted(result, "cannot prepare a journal segment", || {});
+            self.checkpoint_if_due();
+        }
+        self.free_segments();
+    }
+
+    /// Logs when it starts to fail and when it works again; a failure is tried again at the next tick.
+    fn noted(&mut self, result: io::Result<()>, what: &'static str, again: impl FnOnce()) {
+        match result {
+            Ok(()) if self.failing => {
+                self.failing = false;
+                tracing::info!(volume = %self.shared.label, "slice files can be written again");
+            }
+            Ok(()) => {}
+            Err(error) => {
+                if !self.failing {
+                    tracing::warn!(volume = %self.shared.label, error = %error, "{what}");
+                }
+                self.failing = true;
+                again();
+                // Without a pause a full disk would keep a processor busy.
+                std::thread::park_timeout(Duration::from_millis(200));
+            }
+        }
+    }
+
+    /// Writes all complete runs of a slice's pending frames.
+    fn flush_runs(&mut self, id: SliceId) -> io::Result<()> {
+        loop {
+            let run: Vec<Frame> = {
+                let index = self.shared.index.lock();
+                let Some(slice) = index.slices.get(&id) else {
+                    return Ok(());
+                };
+                let Some(count) = complete_run(slice.pending.iter()) else {
+                    return Ok(());
+                };
+                slice.pending.iter().take(count).cloned().collect()
+            };
+            self.write_run(id, &run)?;
+        }
+    }
+
+    /// Writes one run to the end of the slice file and takes it off the pending frames.
+    fn write_run(&mut self, id: SliceId, run: &[Frame]) -> io::Result<()> {
+        let Some(last) = run.last() else {
+            return Ok(());
+        };
+        let (compression, offset) = {
+            let index = self.shared.index.lock();
+            let Some(slice) = index.slices.get(&id) else {
+                return Ok(());
+            };
+            (slice.compression, slice.file_len)
+        };
+        let bytes = self.packer.pack(compression, run)?;
+        let file = self.shared.disk.create(&self.shared.slice_path(id))?;
+        file.write_all_at(&bytes, offset)?;
+        self.shared.metrics.slice_written(bytes.len());
+        if offset == 0 {
+            self.checksums.insert(id, Checksum::default());
+        }
+        if let Some(checksum) = self.checksums.get_mut(&id) {
+            checksum.update(&bytes);
+        }
+        let mut index = self.shared.index.lock();
+        if let Some(slice) = index.slices.get_mut(&id) {
+            slice.pending.drain(..run.len());
+            slice.pending_raw -= run.iter().map(|frame| u64::from(frame.raw)).sum::<u64>();
+            slice.file_len = offset + bytes.len() as u64;
+            slice.flushed_entry = last.entry;
+        }
+        Ok(())
+    }
+
+    /// Writes everything a slice has: complete runs, then the rest. Returns the state that the file then represents.
+    fn flush_all(&mut self, id: SliceId) -> io::Result<Option<CheckpointSlice>> {
+        let Some(taken) = self.take(id) else {
+            return Ok(None);
+        };
+        let mut rest = &taken.frames[..];
+        while !rest.is_empty() {
+            let (run, tail) = rest.split_at(complete_run(rest.iter()).unwrap_or(rest.len()));
+            self.write_run(id, run)?;
+            rest = tail;
+        }
+        let mut index = self.shared.index.lock();
+        let Some(slice) = index.slices.get_mut(&id) else {
+            return Ok(None);
+        };
+        slice.flushed_entry = taken.snapshot.entry;
+        Ok(Some(CheckpointSlice {
+            len: slice.file_len,
+            ..taken.snapshot
+        }))
+    }
+
+    fn take(&self, id: SliceId) -> Option<Taken> {
+        let index = self.shared.index.lock();
+        let slice = index.slices.get(&id)?;
+        let snapshot = CheckpointSlice {
+            id,
+            compression: slice.compression,
+            entry: slice.last_entry,
+            len: slice.file_len,
+            figures: slice.figures,
+            sessions: slice.sessions.clone(),
+            sealed: match &slice.stage {
+                Stage::Open => None,
+                Stage::Sealing { successor } | Stage::Sealed { successor, .. } => Some(*successor),
+            },
+        };
+        Some(Taken {
+            frames: slice.pending.iter().cloned().collect(),
+            snapshot,
+        })
+    }
+
+    /// Completes the file of a sealed slice and tells its content to whoever waits.
+    fn finish(&mut self, id: SliceId) -> io::Result<()> {
+        let Some(state) = self.flush_all(id)? else {
+            return Ok(());
+        };
+        let checksum = self.checksum(id, state.len)?;
+        let content = Content {
+            figures: Figures {
+                bytes: state.len,
+                ..state.figures
+            },
+            checksum,
+            sessions: state.sessions,
+        };
+        {
+            let mut index = self.shared.index.lock();
+            let Some(slice) = index.slices.get_mut(&id) else {
+                return Ok(());
+            };
+            if let Stage::Sealing { successor } = slice.stage {
+                slice.stage = Stage::Sealed {
+                    successor,
+                    content: content.clone(),
+                };
+            }
+        }
+        for waiter in self.shared.waiters.lock().remove(&id).unwrap_or_default() {
+            // Who asked may have gone; the content can be asked for again.
+            let _ = waiter.send(content.clone());
+        }
+        Ok(())
+    }
+
+    fn checksum(&mut self, id: SliceId, len: u64) -> io::Result<String> {
+        if len == 0 {
+            return Ok(Checksum::default().finish());
+        }
+        let file = self.shared.disk.open(&self.shared.slice_path(id))?;
+        // A rebuild may have left a longer file of an earlier run behind.
+        if file.size()? != len {
+            file.set_len(len)?;
+        }
+        match self.checksums.get(&id) {
+            Some(checksum) => Ok(checksum.clone().finish()),
+            None => Ok(Checksum::of_file(&*file, len)?.finish()),
+        }
+    }
+
+    /// Makes room in a long journal. One checkpoint frees what the one before it had covered, so it may take two.
+    fn checkpoint_if_due(&mut self) {
+        for _ in 0..2 {
+            let bytes = self.shared.index.lock().usage.bytes();
+            if bytes <= self.shared.checkpoint_bytes || self.shared.failed().is_some() {
+                return;
+            }
+            if let Err(error) = self.checkpoint() {
+                self.noted(Err(error), "cannot make a checkpoint", || {});
+                return;
+            }
+            self.free_segments();
+        }
+    }
+
+    fn checkpoint(&mut self) -> io::Result<()> {
+        let started = Instant::now();
+        let wanted = self.shared.index.lock().usage.slices_of_older();
+        for id in wanted {
+            let synced = self.checkpointed.get(&id).map_or(0, |slice| slice.entry);
+            let current = self
+                .shared
+                .index
+                .lock()
+                .slices
+                .get(&id)
+                .map(|slice| slice.last_entry);
+            if current.is_none_or(|last| last == synced) {
+                continue;
+            }
+            let Some(state) = self.flush_all(id)? else {
+                continue;
+            };
+            if state.len > 0 {
+                self.sync_slice_file(id)?;
+            }
+            self.checkpointed.insert(id, state);
+        }
+        let slices_dir = self.shared.slices_dir();
+        self.shared.disk.sync_dir(&slices_dir)?;
+        self.write_checkpoint()?;
+        tracing::info!(
+            volume = %self.shared.label, slices = self.checkpointed.len(),
+            elapsed_ms = started.elapsed().as_millis(), "checkpoint made"
+        );
+        Ok(())
+    }
+
+    /// Syncs a slice file. After a failure nothing can be said of the file any more: the volume stops, and the next opening
+    /// rebuilds the file from the journal, of which nothing was given up yet.
+    fn sync_slice_file(&self, id: SliceId) -> io::Result<()> {
+        let file = self.shared.disk.open(&self.shared.slice_path(id))?;
+        file.sync_data().inspect_err(|error| {
+            self.shared
+                .fail(format!("cannot sync the file of slice {id}: {error}"));
+        })
+    }
+
+    fn write_checkpoint(&mut self) -> io::Result<()> {
+        let shared = &self.shared;
+        let number = self.next_checkpoint;
+        let ((last_entry, last_group), named) = {
+            let mut index = shared.index.lock();
+            self.checkpointed
+                .retain(|id, _| index.slices.contains_key(id));
+            let named: HashSet<SliceId> = self.checkpointed.keys().copied().collect();
+            // From before the checkpoint exists until after the oldest one is gone, all of them count.
+            index.listed.extend(named.iter().copied());
+            (index.position, named)
+        };
+        let slices = self.checkpointed.values().cloned().collect();
+        let checkpoint = Checkpoint {
+            number,
+            last_entry,
+            last_group,
+            slices,
+        };
+        checkpoint::write(
+            &*shared.disk,
+            &shared.checkpoint_dir(),
+            shared.id,
+            &checkpoint,
+        )?;
+        self.next_checkpoint += 1;
+        checkpoint::prune(&*shared.disk, &shared.checkpoint_dir(), number)?;
+        let mut index = shared.index.lock();
+        index.listed = named.union(&self.named_before).copied().collect();
+        self.named_before = named;
+        for (id, state) in &self.checkpointed {
+            if let Some(slice) = index.slices.get_mut(id) {
+                slice.synced_entry_before = slice.synced_entry;
+                slice.synced_entry = state.entry;
+            }
+        }
+        Ok(())
+    }
+
+    fn free_segments(&mut self) {
+        let free = self.shared.index.lock().take_free_segments();
+        for segment in free {
+            let result = self.shared.pool.take_back(&segment);
+            self.noted(result, "cannot give back a journal segment", || {});
+        }
+    }
+
+    /// When the next open slice reaches its age limit.
+    fn next_crossing(&self) -> Instant {
+        let now = self.shared.clock.now();
+        let due = |slice: &Slice| -> Option<Timestamp> {
+            let spec = slice.spec.as_ref().filter(|_| !slice.reported)?;
+            (slice.stage == Stage::Open).then_some(())?;
+            Some(slice.figures.first_at? + spec.trigger.interval.0)
+        };
+        let index = self.shared.index.lock();
+        let next = index.slices.values().filter_map(due).min();
+        Instant::now() + next.map_or(TICK, |at| at.since(now).min(TICK))
+    }
+
+    fn report_crossings(&self) {
+        let now = self.shared.clock.now();
+        let mut index = self.shared.index.lock();
+        let crossed: Vec<_> = index
+            .slices
+            .iter_mut()
+            .filter_map(|(id, slice)| slice.newly_crossed(*id, now))
+            .collect();
+        drop(index);
+        self.shared.report(crossed);
+    }
+}
+
+impl Shared {
+    /// Takes a look at the file system and shows it.
+    fn observe(&self) {
+        match self.disk.free_bytes(&self.dir) {
+            Ok(free) => self.free_bytes.store(free, Ordering::Relaxed),
+            Err(error) => {
+                tracing::warn!(volume = %self.label, error = %error, "cannot read the free space")
+            }
+        }
+        let index = self.index.lock();
+        self.metrics.observe(
+            index.usage.bytes(),
+            index.slices.len(),
+            self.free_bytes.load(Ordering::Relaxed),
+            self.queue.bytes(),
+        );
+    }
+}

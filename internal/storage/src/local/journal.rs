@@ -1,0 +1,180 @@
+//! The write side of the journal: commit groups into segments, one sync each, and what happens when that fails.
+//!
+//! Owned by the commit thread. Positions: everything below `offset` in the current segment is durable, except groups that
+//! were written without a sync because none of their slices asked for one.
+
+use std::io;
+use std::sync::Arc;
+
+use stream_model::VolumeId;
+
+use super::disk::Disk;
+use super::format::{BLOCK, Seed};
+use super::segment::{Pool, Segment};
+
+/// Whether a group must be durable before it is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sync {
+    /// Yes.
+    Data,
+    /// No: the next sync covers it.
+    None,
+}
+
+/// A group that was not written.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum WriteError {
+    /// Recovery will not bring it back: the next segment durably says so.
+    #[error("the group was discarded: {0}")]
+    Discarded(#[source] io::Error),
+    /// It may or may not come back. The volume must stop without answering.
+    #[error(
+        "cannot make it certain that a failed group stays discarded: {retire} (after: {cause})"
+    )]
+    Uncertain {
+        /// What failed first.
+        cause: io::Error,
+        /// What failed when the segment was to be retired.
+        retire: io::Error,
+    },
+}
+
+/// The journal of one volume.
+#[derive(Debug)]
+pub(super) struct Journal {
+    volume: VolumeId,
+    pool: Arc<Pool>,
+    segment: Arc<Segment>,
+    /// Where the next group goes. A multiple of [`BLOCK`].
+    offset: u64,
+    next_entry: u64,
+    next_group: u64,
+}
+
+/// Where the journal goes on after recovery.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Resume {
+    /// The newest segment that was found; 0 for none.
+    pub previous: u64,
+    /// Up to where it is valid.
+    pub previous_valid_to: u64,
+    /// Number of the next entry.
+    pub next_entry: u64,
+    /// Number of the next group.
+    pub next_group: u64,
+}
+
+impl Journal {
+    /// Goes on in a new segment. A recovered segment is never appended to: its tail may hold a torn group.
+    ///
+    /// # Errors
+    /// When the segment cannot be made.
+    pub fn start(volume: VolumeId, pool: Arc<Pool>, resume: Resume) -> io::Result<Self> {
+        let header = Pool::next_header(volume, resume.previous, resume.previous_valid_to);
+        let segment = Arc::new(pool.make(&header, 0)?);
+        Ok(Self {
+            volume,
+            pool,
+            segment,
+            offset: BLOCK,
+            next_entry: resume.next_entry,
+            next_group: resume.next_group,
+        })
+    }
+
+    /// The segment that the next group is written to, once [`Self::make_room`] has returned.
+    pub const fn segment(&self) -> &Arc<Segment> {
+        &self.segment
+    }
+
+    /// Seed of the entry checksums in that segment.
+    pub fn seed(&self) -> Seed {
+        Seed::new(self.volume, self.segment.number)
+    }
+
+    /// Where in that segment the next group starts.
+    pub const fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// The number of the next group.
+    pub fn next_group(&mut self) -> u64 {
+        self.next_group += 1;
+        self.next_group - 1
+    }
+
+    /// The number of the next entry.
+    pub fn next_entry(&mut self) -> u64 {
+        self.next_entry += 1;
+        self.next_entry - 1
+    }
+
+    /// Makes sure that the current segment has room for a group of that many bytes, by going on to the next one.
+    /// Returns the new segment if it did.
+    ///
+    /// # Errors
+    /// When the next segment cannot be made. Nothing of the group is written then, and it is safe to try again.
+    pub fn make_room(&mut self, bytes: u64) -> io::Result<Option<Arc<Segment>>> {
+        if self.offset + bytes <= self.segment.size {
+            return Ok(None);
+        }
+        self.next_segment(bytes).map(Some)
+    }
+
+    fn next_segment(&mut self, bytes: u64) -> io::Result<Arc<Segment>> {
+        // Groups that were written without a sync are vouched for by the header of the next segment.
+        self.segment.file.sync_data()?;
+        let header = Pool::next_header(self.volume, self.segment.number, self.offset);
+        self.segment = Arc::new(self.pool.make(&header, bytes)?);
+        self.offset = BLOCK;
+        Ok(Arc::clone(&self.segment))
+    }
+
+    /// Writes a group that fits and makes it durable as asked.
+    ///
+    /// # Errors
+    /// See [`WriteError`]. After `Discarded` the journal has gone on to the next segment; after `Uncertain` it must not be
+    /// used any more.
+    pub fn write(&mut self, group: &[u8], sync: Sync) -> Result<(), WriteError> {
+        let written =
+            self.segment
+                .file
+                .write_all_at(group, self.offset)
+                .and_then(|()| match sync {
+                    Sync::Data => self.segment.file.sync_data(),
+                    Sync::None => Ok(()),
+                });
+        match written {
+            Ok(()) => {
+                self.offset = (self.offset + group.len() as u64).next_multiple_of(BLOCK);
+                Ok(())
+            }
+            Err(cause) => Err(self.retire(cause)),
+        }
+    }
+
+    /// Leaves the current segment after a failure. It is not synced again: what a sync says after a failed one is
+    /// worthless, because the system may have dropped the pages it could not write.
+    /// See Rebello et al., "Can Applications Recover from fsync Failures?", USENIX ATC 2020.
+    fn retire(&mut self, cause: io::Error) -> WriteError {
+        let header = Pool::next_header(self.volume, self.segment.number, self.offset);
+        match self.pool.make(&header, 0) {
+            Ok(segment) => {
+                self.segment = Arc::new(segment);
+                self.offset = BLOCK;
+                WriteError::Discarded(cause)
+            }
+            Err(retire) => WriteError::Uncertain { cause, retire },
+        }
+    }
+}
+
+/// A pool for the journal in `dir`.
+pub(super) fn pool(
+    disk: Arc<dyn Disk>,
+    dir: std::path::PathBuf,
+    segment_bytes: u64,
+    spares: Vec<std::path::PathBuf>,
+) -> Arc<Pool> {
+    Arc::new(Pool::new(disk, dir, segment_bytes, spares))
+}

@@ -1,0 +1,622 @@
+//! Opening a volume from whatever state its files are in.
+//!
+//! 1. The newest checkpoint that is whole says which slices have how much of a synced file.
+//! 2. Every journal segment is read from the oldest on; its valid entries are taken into the index in order.
+//! 3. Slice files are cut to what the checkpoint vouches for. Everything behind it is in the journal, and the flush thread
+//!    writes it again, so the volume takes batches before that is done.
+//!
+//! What stands behind the place up to which a segment is valid is ignored: those groups were refused, or never answered.
+//! For all segments but the newest, that place is in the header of the segment after it. For the newest it is where the
+//! last whole run of entries ends; a hole inside the last group is a group that was being written when the process ended.
+//! Any other hole is damage: it is reported and passed over, and what stands behind it is kept.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use stream_model::{SliceId, VolumeId};
+
+use super::checkpoint::{self, Checkpoint};
+use super::disk::{Disk, DiskFile};
+use super::format::{self, BLOCK, ENTRY_HEADER, EntryHeader, Kind, SealEntry, Seed, SegmentHeader};
+use super::index::{Committed, Frame, Index, Slice, Stage};
+use super::journal::{self, Resume};
+use super::segment::{self, Pool, Segment};
+use super::volume::Options;
+
+/// What opening a volume found.
+#[derive(Debug, Default)]
+pub struct Recovery {
+    /// The volume was made just now.
+    pub created: bool,
+    /// Slices on the volume.
+    pub slices: usize,
+    /// Rows in them.
+    pub rows: u64,
+    /// What was lost.
+    pub damage: Vec<Damage>,
+    /// Files in the volume's directories that it does not know. They are left alone.
+    pub unknown_files: Vec<PathBuf>,
+    /// How long it took.
+    pub elapsed: Duration,
+}
+
+/// Bytes that are not what was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Damage {
+    /// The file.
+    pub file: PathBuf,
+    /// The first damaged byte.
+    pub from: u64,
+    /// The byte behind the last damaged one.
+    pub to: u64,
+    /// Rows known to be lost with it.
+    pub rows: Option<u64>,
+    /// What was expected there.
+    pub what: &'static str,
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} bytes {}..{}: {}",
+            self.file.display(),
+            self.from,
+            self.to,
+            self.what
+        )?;
+        match self.rows {
+            Some(rows) => write!(f, ", {rows} rows lost"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What the volume starts with.
+pub(super) struct Recovered {
+    pub index: Index,
+    pub newest: Checkpoint,
+    pub resume: Resume,
+    pub pool: Arc<Pool>,
+    pub report: Recovery,
+}
+
+/// Name of a slice file.
+pub(super) fn slice_path(dir: &Path, slice: SliceId) -> PathBuf {
+    dir.join(format!("{slice}.slice"))
+}
+
+fn slice_of(path: &Path) -> Option<SliceId> {
+    if path.extension()? != "slice" {
+        return None;
+    }
+    path.file_stem()?.to_str()?.parse().ok()
+}
+
+/// A segment that was found.
+struct Found {
+    segment: Arc<Segment>,
+    header: Option<SegmentHeader>,
+}
+
+struct Recoverer<'a> {
+    disk: &'a dyn Disk,
+    volume: VolumeId,
+    index: Index,
+    report: Recovery,
+    released: HashSet<SliceId>,
+    last_entry: u64,
+    last_group: u64,
+}
+
+/// Reads a volume.
+///
+/// # Errors
+/// What the disk says when it cannot be read at all. Damaged content is reported instead.
+pub(super) fn recover(options: &Options, volume: VolumeId) -> io::Result<Recovered> {
+    let started = Instant::now();
+    let disk = &*options.disk;
+    let mut recoverer = Recoverer {
+        disk,
+        volume,
+        index: Index::default(),
+        report: Recovery::default(),
+        released: HashSet::new(),
+        last_entry: 0,
+        last_group: 0,
+    };
+    let slices_dir = options.dir.join("slices");
+    let newest = recoverer.load_checkpoint(&options.dir.join("checkpoint"), &slices_dir)?;
+    let journal_dir = options.dir.join("journal");
+    let (segments, spares) = recoverer.find_segments(&journal_dir)?;
+    let (previous, previous_valid_to) = recoverer.read_segments(&segments)?;
+    recoverer.tidy_slice_files(&slices_dir)?;
+    recoverer.index.position = (recoverer.last_entry, recoverer.last_group);
+    let mut report = recoverer.report;
+    report.slices = recoverer.index.slices.len();
+    report.rows = recoverer
+        .index
+        .slices
+        .values()
+        .map(|slice| slice.figures.rows)
+        .sum();
+    report.elapsed = started.elapsed();
+    let resume = Resume {
+        previous,
+        previous_valid_to,
+        next_entry: recoverer.last_entry + 1,
+        next_group: recoverer.last_group + 1,
+    };
+    let disk = Arc::clone(&options.disk);
+    let pool = journal::pool(disk, journal_dir, options.segment_bytes, spares);
+    Ok(Recovered {
+        index: recoverer.index,
+        newest,
+        resume,
+        pool,
+        report,
+    })
+}
+
+impl Recoverer<'_> {
+    /// Takes in the newest whole checkpoint.
+    fn load_checkpoint(&mut self, dir: &Path, slices_dir: &Path) -> io::Result<Checkpoint> {
+        let mut whole = Vec::new();
+        for found in checkpoint::read_all(self.disk, dir, self.volume)? {
+            match found {
+                Ok(checkpoint) => whole.push(checkpoint),
+                // The journal still has what the checkpoint before this one did not cover.
+                Err((file, to)) => self.report.damage.push(Damage {
+                    file,
+                    from: 0,
+                    to,
+                    rows: Some(0),
+                    what: "a damaged checkpoint, an older one is used",
+                }),
+            }
+        }
+        let before: BTreeMap<SliceId, u64> = whole
+            .get(1)
+            .map(|c| c.slices.iter().map(|s| (s.id, s.entry)).collect())
+            .unwrap_or_default();
+        self.index.listed = whole
+            .iter()
+            .flat_map(|c| c.slices.iter().map(|s| s.id))
+            .collect();
+        let Some(newest) = whole.into_iter().next() else {
+            return Ok(Checkpoint::default());
+        };
+        self.last_entry = newest.last_entry;
+        self.last_group = newest.last_group;
+        for state in &newest.slices {
+            let mut slice = Slice::new(state.compression);
+            slice.sessions = state.sessions.clone();
+            slice.figures = state.figures;
+            slice.file_len = state.len;
+            slice.last_entry = state.entry;
+            slice.flushed_entry = state.entry;
+            slice.synced_entry = state.entry;
+            slice.synced_entry_before = before.get(&state.id).copied().unwrap_or(0);
+            if let Some(successor) = state.sealed {
+                slice.stage = Stage::Sealing { successor };
+            }
+            self.check_slice_file(&slice_path(slices_dir, state.id), &mut slice)?;
+            self.index.slices.insert(state.id, slice);
+        }
+        Ok(newest)
+    }
+
+    /// Compares a slice file with what the checkpoint says of it. A file that lost its end keeps its whole frames.
+    fn check_slice_file(&mut self, path: &Path, slice: &mut Slice) -> io::Result<()> {
+        let len = match self.disk.open(path) {
+            Ok(file) => file.size()?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+            Err(error) => return Err(error),
+        };
+        if len < slice.file_len {
+            let kept = whole_frames(self.disk, path, len, slice)?;
+            self.report.damage.push(Damage {
+                file: path.to_owned(),
+                from: kept,
+                to: slice.file_len,
+                rows: None,
+                what: "the end of a slice file is missing",
+            });
+            slice.file_len = kept;
+        }
+        Ok(())
+    }
+
+    fn find_segments(&mut self, dir: &Path) -> io::Result<(Vec<Found>, Vec<PathBuf>)> {
+        let (mut segments, mut spares) = (Vec::new(), Vec::new());
+        for path in self.disk.list(dir)? {
+            if segment::is_spare(&path) {
+                // A spare may be half written, and may have any length: it is cheaper to make one than to check.
+                self.disk.remove(&path)?;
+                continue;
+            }
+            let Some(number) = segment::segment_number(&path) else {
+                self.report.unknown_files.push(path);
+                continue;
+            };
+            let file = self.disk.open(&path)?;
+            let size = file.size()?;
+            let header = read_block(&*file, size)
+                .and_then(|block| SegmentHeader::decode(&block))
+                .filter(|header| header.volume == self.volume && header.number == number);
+            if header.is_none() {
+                self.report.damage.push(Damage {
+                    file: path.clone(),
+                    from: 0,
+                    to: BLOCK.min(size),
+                    rows: Some(0),
+                    what: "a damaged segment header",
+                });
+            }
+            segments.push(Found {
+                segment: Arc::new(Segment {
+                    number,
+                    path,
+                    file,
+                    size,
+                }),
+                header,
+            });
+        }
+        segments.sort_unstable_by_key(|found| found.segment.number);
+        spares.clear();
+        Ok((segments, spares))
+    }
+
+    /// Reads all segments. Returns the number of the newest and up to where it is valid.
+    fn read_segments(&mut self, segments: &[Found]) -> io::Result<(u64, u64)> {
+        let (mut newest, mut valid_to) = (0, 0);
+        for (position, found) in segments.iter().enumerate() {
+            let number = found.segment.number;
+            let next = segments.get(position + 1);
+            let limit = next
+                .and_then(|next| next.header)
+                .filter(|header| header.previous == number)
+                .map(|header| header.previous_valid_to);
+            if let Some(next) = next.filter(|next| next.segment.number != number + 1) {
+                self.report.damage.push(Damage {
+                    file: segment::segment_path(
+                        found.segment.path.parent().unwrap_or(Path::new("")),
+                        number + 1,
+                    ),
+                    from: 0,
+                    to: 0,
+                    rows: None,
+                    what: if next.segment.number == number + 2 {
+                        "a journal segment is missing"
+                    } else {
+                        "journal segments are missing from here on"
+                    },
+                });
+            }
+            self.index.usage.add(Arc::clone(&found.segment));
+            newest = number;
+            valid_to = self.read_segment(&found.segment, limit, next.is_none())?;
+        }
+        Ok((newest, valid_to))
+    }
+
+    /// Takes the valid entries of one segment into the index. Returns up to where it is valid.
+    fn read_segment(
+        &mut self,
+        segment: &Arc<Segment>,
+        limit: Option<u64>,
+        newest: bool,
+    ) -> io::Result<u64> {
+        let len = limit.unwrap_or(segment.size).min(segment.size);
+        let mut bytes = vec![0; usize::try_from(len).unwrap_or(usize::MAX)];
+        segment.file.read_exact_at(&mut bytes, 0)?;
+        let seed = Seed::new(self.volume, segment.number);
+        let scan = scan(&bytes, seed);
+        let last_group = scan.entries.last().map_or(0, |entry| entry.header.group);
+        let mut end = BLOCK;
+        for (position, entry) in scan.entries.iter().enumerate() {
+            let hole = entry.offset - entry.hole_before;
+            if entry.hole_before > 0 {
+                // The last group of the newest segment may never have been finished.
+                if newest && entry.header.group == last_group {
+                    tracing::info!(
+                        segment = segment.number,
+                        offset = hole,
+                        entries = scan.entries.len() - position,
+                        "unfinished commit group discarded"
+                    );
+                    return Ok(hole);
+                }
+                self.damaged(segment, hole, entry.offset);
+            }
+            self.take(segment, &bytes, entry);
+            end = entry.offset + entry.header.stride();
+        }
+        if limit.is_some_and(|limit| limit.min(segment.size) > end.next_multiple_of(BLOCK)) {
+            self.damaged(segment, end, len);
+        }
+        if limit.is_some_and(|limit| limit > segment.size) {
+            self.damaged(segment, segment.size, limit.unwrap_or_default());
+        }
+        Ok(limit.unwrap_or_else(|| end.next_multiple_of(BLOCK)))
+    }
+
+    fn damaged(&mut self, segment: &Segment, from: u64, to: u64) {
+        self.report.damage.push(Damage {
+            file: segment.path.clone(),
+            from,
+            to,
+            rows: None,
+            what: "damaged journal entries",
+        });
+    }
+
+    fn take(&mut self, segment: &Arc<Segment>, bytes: &[u8], entry: &ScannedEntry) {
+        self.last_entry = self.last_entry.max(entry.header.entry);
+        self.last_group = self.last_group.max(entry.header.group);
+        let payload_offset = entry.offset + ENTRY_HEADER as u64;
+        let payload = entry.payload(bytes);
+        let understood = match entry.header.kind {
+            Kind::Batch => self.take_batch(segment, payload, payload_offset, entry.header.entry),
+            Kind::Seal => SealEntry::decode(payload).map(|seal| {
+                let number = entry.header.entry;
+                let known = self
+                    .index
+                    .slices
+                    .get(&seal.slice)
+                    .map(|slice| slice.flushed_entry);
+                if known.is_none_or(|flushed| number > flushed) {
+                    self.index
+                        .seal(seal.slice, seal.successor, segment.number, number);
+                }
+            }),
+            Kind::Release => format::decode_release(payload).map(|slice| {
+                self.index.release(slice, segment.number);
+                self.released.insert(slice);
+            }),
+        };
+        if understood.is_none() {
+            self.damaged(segment, entry.offset, entry.offset + entry.header.stride());
+        }
+    }
+
+    fn take_batch(
+        &mut self,
+        segment: &Arc<Segment>,
+        payload: &[u8],
+        payload_offset: u64,
+        number: u64,
+    ) -> Option<()> {
+        let (session, parts) = format::decode_batch(payload)?;
+        for part in parts {
+            self.index.commit(Committed {
+                slice: part.slice,
+                session,
+                seq: part.seq,
+                rows: part.rows,
+                first_at: part.first_at,
+                last_at: part.last_at,
+                compression: part.compression,
+                frame: Frame {
+                    entry: number,
+                    segment: Arc::clone(segment),
+                    offset: payload_offset + part.frame_offset,
+                    len: part.frame_len,
+                    raw: part.raw_bytes,
+                },
+            });
+        }
+        Some(())
+    }
+
+    /// Removes the files of released slices and cuts the others to what is vouched for.
+    fn tidy_slice_files(&mut self, dir: &Path) -> io::Result<()> {
+        for path in self.disk.list(dir)? {
+            let known = slice_of(&path).map(|id| (id, self.index.slices.get(&id)));
+            match known {
+                Some((_, Some(slice))) => {
+                    let file = self.disk.open(&path)?;
+                    if file.size()? > slice.file_len {
+                        file.set_len(slice.file_len)?;
+                    }
+                }
+                Some((id, None)) if self.released.contains(&id) => self.disk.remove(&path)?,
+                Some((_, None)) | None => self.report.unknown_files.push(path),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn read_block(file: &dyn DiskFile, size: u64) -> Option<Vec<u8>> {
+    let mut block = vec![0; usize::try_from(BLOCK.min(size)).ok()?];
+    file.read_exact_at(&mut block, 0).ok()?;
+    Some(block)
+}
+
+/// The length of the whole frames at the start of a file that lost its end.
+fn whole_frames(disk: &dyn Disk, path: &Path, len: u64, slice: &Slice) -> io::Result<u64> {
+    use stream_model::level::Compression;
+
+    if len == 0 {
+        return Ok(0);
+    }
+    let bytes = disk.read(path)?;
+    Ok(match slice.compression {
+        Compression::Zstd { .. } => {
+            let mut end = 0;
+            while let Ok(frame) = zstd::zstd_safe::find_frame_compressed_size(&bytes[end..]) {
+                if frame == 0 || end + frame > bytes.len() {
+                    break;
+                }
+                end += frame;
+            }
+            end as u64
+        }
+        Compression::None => bytes
+            .iter()
+            .rposition(|b| *b == b'\n')
+            .map_or(0, |at| at as u64 + 1),
+        // The end of a gzip member is not found without unpacking it; the whole file is given up.
+        Compression::Gzip { .. } => 0,
+    })
+}
+
+/// A valid entry in the bytes of a segment.
+#[derive(Debug, PartialEq, Eq)]
+struct ScannedEntry {
+    header: EntryHeader,
+    offset: u64,
+    /// Bytes before it that should have been entries and are not; 0 for none.
+    hole_before: u64,
+}
+
+impl ScannedEntry {
+    fn payload<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
+        let start = self.offset as usize + ENTRY_HEADER;
+        bytes
+            .get(start..start + self.header.payload_len as usize)
+            .unwrap_or_default()
+    }
+}
+
+#[derive(Debug, Default)]
+struct Scan {
+    entries: Vec<ScannedEntry>,
+}
+
+/// Finds all valid entries. Entries of a group follow each other; a group starts on a block; anything else is a hole.
+fn scan(bytes: &[u8], seed: Seed) -> Scan {
+    let mut scan = Scan::default();
+    let mut expected = BLOCK as usize;
+    let mut at = expected;
+    let mut previous: Option<EntryHeader> = None;
+    while at < bytes.len() {
+        let valid = EntryHeader::decode(&bytes[at..], seed).filter(|header| {
+            let start = at + ENTRY_HEADER;
+            let payload = bytes.get(start..start + header.payload_len as usize);
+            let follows =
+                previous.is_none_or(|p| header.entry > p.entry && header.group >= p.group);
+            follows && payload.is_some_and(|payload| crc32c::crc32c(payload) == header.payload_crc)
+        });
+        let Some(header) = valid else {
+            at += format::ALIGN;
+            continue;
+        };
+        let complete = match previous {
+            Some(previous) => header.entry == previous.entry + 1,
+            None => at == BLOCK as usize,
+        };
+        let hole_before = if complete { 0 } else { (at - expected) as u64 };
+        scan.entries.push(ScannedEntry {
+            header,
+            offset: at as u64,
+            hole_before,
+        });
+        at += header.stride() as usize;
+        expected = at;
+        previous = Some(header);
+    }
+    scan
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::local::format::GroupBuffer;
+
+    fn seed() -> Seed {
+        Seed::new(VolumeId::from_bytes([1; 16]), 1)
+    }
+
+    /// A segment of groups with the given numbers of entries.
+    fn segment(groups: &[u64]) -> (Vec<u8>, Vec<u64>) {
+        let mut bytes = vec![0; BLOCK as usize];
+        let mut offsets = Vec::new();
+        let mut entry = 0;
+        for (group, count) in groups.iter().enumerate() {
+            let mut buffer = GroupBuffer::default();
+            for _ in 0..*count {
+                entry += 1;
+                offsets.push((bytes.len() + buffer.bytes().len()) as u64);
+                buffer.push(seed(), Kind::Release, entry, group as u64 + 1, |out| {
+                    out.extend_from_slice(&[7; 100]);
+                });
+            }
+            bytes.extend_from_slice(buffer.bytes());
+            bytes.resize(bytes.len().next_multiple_of(BLOCK as usize), 0);
+        }
+        bytes.resize(bytes.len() + 4 * BLOCK as usize, 0);
+        (bytes, offsets)
+    }
+
+    #[test]
+    fn finds_every_entry_of_every_group() {
+        let (bytes, offsets) = segment(&[3, 1, 40]);
+        let found: Vec<u64> = scan(&bytes, seed())
+            .entries
+            .iter()
+            .map(|entry| entry.offset)
+            .collect();
+        assert_eq!(found, offsets);
+        assert!(
+            scan(&bytes, seed())
+                .entries
+                .iter()
+                .all(|entry| entry.hole_before == 0)
+        );
+    }
+
+    #[test]
+    fn a_damaged_entry_costs_only_itself() {
+        let (bytes, offsets) = segment(&[3, 1, 5]);
+        for (position, offset) in offsets.iter().enumerate() {
+            for flipped in [0, 9, 20, 61, 70, 163] {
+                let mut damaged = bytes.clone();
+                damaged[*offset as usize + flipped] ^= 0x10;
+                let found = scan(&damaged, seed()).entries;
+                assert_eq!(
+                    found.len(),
+                    offsets.len() - 1,
+                    "entry {position} byte {flipped}"
+                );
+                if let Some(next) = found.get(position) {
+                    assert_eq!(
+                        next.hole_before,
+                        next.offset
+                            - if position == 0 {
+                                BLOCK
+                            } else {
+                                found[position - 1].offset + found[position - 1].header.stride()
+                            }
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_an_earlier_use_left_behind_is_not_found() {
+        let (old, _) = segment(&[3, 1, 5]);
+        let other = Seed::new(VolumeId::from_bytes([1; 16]), 2);
+        assert!(scan(&old, other).entries.is_empty());
+    }
+
+    #[test]
+    fn any_cut_leaves_a_prefix() {
+        let (bytes, offsets) = segment(&[2, 3]);
+        for cut in 0..bytes.len() {
+            let found = scan(&bytes[..cut], seed()).entries;
+            let whole = offsets
+                .iter()
+                .filter(|offset| **offset as usize + 164 <= cut)
+                .count();
+            assert_eq!(found.len(), whole, "cut at {cut}");
+        }
+    }
+}

@@ -1,0 +1,345 @@
+//! Journal segments: the files, the pool of spare ones, and which slices still need which segment.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use stream_model::{SliceId, VolumeId};
+
+use super::disk::{Disk, DiskFile};
+use super::format::{BLOCK, SegmentHeader};
+
+/// Extension of segments in use.
+pub(super) const SEGMENT: &str = "segment";
+/// Extension of segments that wait to be used again.
+const SPARE: &str = "spare";
+/// Spare segments to keep. One is taken while the next is made.
+const MAX_SPARES: usize = 2;
+
+/// An open segment. Frames that are not in a slice file yet hold on to it.
+#[derive(Debug)]
+pub(super) struct Segment {
+    pub number: u64,
+    pub path: PathBuf,
+    pub file: Box<dyn DiskFile>,
+    pub size: u64,
+}
+
+/// Name of a segment in use.
+pub(super) fn segment_path(dir: &Path, number: u64) -> PathBuf {
+    dir.join(format!("{number:016x}.{SEGMENT}"))
+}
+
+/// The number in the name of a segment, or none when the name is not one.
+pub(super) fn segment_number(path: &Path) -> Option<u64> {
+    if path.extension()? != SEGMENT {
+        return None;
+    }
+    u64::from_str_radix(path.file_stem()?.to_str()?, 16).ok()
+}
+
+/// Whether the file is a spare segment.
+pub(super) fn is_spare(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == SPARE)
+}
+
+/// Makes segments and takes back those that nobody needs.
+///
+/// A segment is written full of zeroes before its first use: a sync of a block that exists only moves data, a sync of a
+/// new one also changes the file system's own structures, which takes half as long again.
+#[derive(Debug)]
+pub(super) struct Pool {
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    segment_bytes: u64,
+    spares: Mutex<Vec<PathBuf>>,
+}
+
+impl Pool {
+    pub fn new(
+        disk: Arc<dyn Disk>,
+        dir: PathBuf,
+        segment_bytes: u64,
+        spares: Vec<PathBuf>,
+    ) -> Self {
+        Self {
+            disk,
+            dir,
+            segment_bytes,
+            spares: Mutex::new(spares),
+        }
+    }
+
+    /// A durable segment that begins with `header` and has room for `payload` bytes behind it.
+    ///
+    /// # Errors
+    /// What the disk says. The segment may then exist in part; trying again with the same number replaces it.
+    pub fn make(&self, header: &SegmentHeader, payload: u64) -> io::Result<Segment> {
+        let size = self
+            .segment_bytes
+            .max(BLOCK + payload.next_multiple_of(BLOCK));
+        let spare = if size == self.segment_bytes {
+            self.spares.lock().pop()
+        } else {
+            None
+        };
+        let temporary = match spare {
+            Some(spare) => spare,
+            None => self.write_zeroes(
+                &self.dir.join(format!("{:016x}.{SPARE}", header.number)),
+                size,
+            )?,
+        };
+        let file = self.disk.open(&temporary)?;
+        file.write_all_at(&header.encode(), 0)?;
+        file.sync_data()?;
+        let path = segment_path(&self.dir, header.number);
+        self.disk.rename(&temporary, &path)?;
+        self.disk.sync_dir(&self.dir)?;
+        let size = file.size()?;
+        Ok(Segment {
+            number: header.number,
+            path,
+            file,
+            size,
+        })
+    }
+
+    /// Makes a spare segment when there is none, so that [`Self::make`] does not have to.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn prepare(&self) -> io::Result<()> {
+        if !self.spares.lock().is_empty() {
+            return Ok(());
+        }
+        let path =
+            self.write_zeroes(&self.dir.join(format!("next.{SPARE}")), self.segment_bytes)?;
+        self.spares.lock().push(path);
+        Ok(())
+    }
+
+    fn write_zeroes(&self, path: &Path, size: u64) -> io::Result<PathBuf> {
+        const CHUNK: u64 = 1 << 20;
+        let file = self.disk.create(path)?;
+        file.set_len(0)?;
+        let zeroes = vec![0; CHUNK as usize];
+        let mut offset = 0;
+        while offset < size {
+            let count = CHUNK.min(size - offset);
+            file.write_all_at(&zeroes[..count as usize], offset)?;
+            offset += count;
+        }
+        file.sync_data()?;
+        Ok(path.to_owned())
+    }
+
+    /// Takes back a segment: it becomes a spare, or is removed when there are enough.
+    ///
+    /// # Errors
+    /// What the disk says. The segment is then found again at the next opening.
+    pub fn take_back(&self, segment: &Segment) -> io::Result<()> {
+        let mut spares = self.spares.lock();
+        if segment.size != self.segment_bytes || spares.len() >= MAX_SPARES {
+            self.disk.remove(&segment.path)?;
+        } else {
+            let spare = self.dir.join(format!("{:016x}.{SPARE}", segment.number));
+            self.disk.rename(&segment.path, &spare)?;
+            spares.push(spare);
+        }
+        self.disk.sync_dir(&self.dir)
+    }
+
+    /// The header of the segment that follows `previous`.
+    pub fn next_header(volume: VolumeId, previous: u64, previous_valid_to: u64) -> SegmentHeader {
+        SegmentHeader {
+            volume,
+            number: previous + 1,
+            previous,
+            previous_valid_to,
+        }
+    }
+}
+
+/// Which slices have entries in which segments.
+///
+/// Segments are given back strictly from the oldest on. A segment's header says up to where the one before it is valid, so
+/// an older segment without its successor could bring back a group that was refused.
+#[derive(Debug, Default)]
+pub(super) struct Usage {
+    segments: BTreeMap<u64, SegmentUse>,
+}
+
+#[derive(Debug)]
+struct SegmentUse {
+    segment: Arc<Segment>,
+    /// The last entry of each slice in the segment.
+    entries: HashMap<SliceId, u64>,
+    /// Slices whose release is recorded in the segment.
+    releases: Vec<SliceId>,
+}
+
+impl Usage {
+    pub fn add(&mut self, segment: Arc<Segment>) {
+        let unused = SegmentUse {
+            segment,
+            entries: HashMap::new(),
+            releases: Vec::new(),
+        };
+        self.segments.insert(unused.segment.number, unused);
+    }
+
+    pub fn record(&mut self, segment: u64, slice: SliceId, entry: u64) {
+        if let Some(usage) = self.segments.get_mut(&segment) {
+            usage.entries.insert(slice, entry);
+        }
+    }
+
+    pub fn record_release(&mut self, segment: u64, slice: SliceId) {
+        if let Some(usage) = self.segments.get_mut(&segment) {
+            usage.releases.push(slice);
+        }
+    }
+
+    /// Bytes of all segments in use.
+    pub fn bytes(&self) -> u64 {
+        self.segments.values().map(|usage| usage.segment.size).sum()
+    }
+
+    /// The slices with entries in any segment but the newest.
+    pub fn slices_of_older(&self) -> HashSet<SliceId> {
+        let count = self.segments.len().saturating_sub(1);
+        self.segments
+            .values()
+            .take(count)
+            .flat_map(|usage| usage.entries.keys().copied())
+            .collect()
+    }
+
+    /// Takes out, from the oldest on, the segments that nobody needs; never the newest. `covered(slice, entry)` says
+    /// whether the rows of that entry are safe without the journal; `listed(slice)` whether a retained checkpoint names
+    /// the slice, and so would bring it back at the next opening if its release were forgotten.
+    pub fn take_free(
+        &mut self,
+        covered: impl Fn(SliceId, u64) -> bool,
+        listed: impl Fn(SliceId) -> bool,
+    ) -> Vec<Arc<Segment>> {
+        let mut free = Vec::new();
+        while self.segments.len() > 1 {
+            let Some(oldest) = self.segments.first_entry() else {
+                break;
+            };
+            let usage = oldest.get();
+            let needed = usage
+                .entries
+                .iter()
+                .any(|(slice, entry)| !covered(*slice, *entry))
+                || usage.releases.iter().any(|slice| listed(*slice));
+            if needed {
+                break;
+            }
+            free.push(oldest.remove().segment);
+        }
+        free
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::local::disk::OsDisk;
+
+    fn slice(n: u8) -> SliceId {
+        SliceId::from_bytes([n; 16])
+    }
+
+    fn usage(dir: &Path, segments: u64) -> Usage {
+        let pool = Pool::new(Arc::new(OsDisk), dir.to_owned(), 2 * BLOCK, vec![]);
+        let mut usage = Usage::default();
+        for previous in 0..segments {
+            let header = Pool::next_header(VolumeId::from_bytes([1; 16]), previous, 0);
+            usage.add(Arc::new(pool.make(&header, 0).expect("made")));
+        }
+        usage
+    }
+
+    fn numbers(free: &[Arc<Segment>]) -> Vec<u64> {
+        free.iter().map(|segment| segment.number).collect()
+    }
+
+    #[test]
+    fn segments_are_freed_in_order_when_all_their_slices_are_covered() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let mut usage = usage(dir.path(), 4);
+        usage.record(1, slice(1), 5);
+        usage.record(2, slice(1), 7);
+        assert_eq!(
+            numbers(&usage.take_free(|_, entry| entry <= 5, |_| false)),
+            [1]
+        );
+        // Segment 3 is empty, but 2 comes first.
+        assert_eq!(
+            numbers(&usage.take_free(|_, entry| entry <= 5, |_| false)),
+            [0; 0]
+        );
+        assert_eq!(numbers(&usage.take_free(|_, _| true, |_| false)), [2, 3]);
+        assert_eq!(
+            numbers(&usage.take_free(|_, _| true, |_| false)),
+            [0; 0],
+            "the newest stays"
+        );
+    }
+
+    #[test]
+    fn a_release_stays_while_a_checkpoint_would_bring_the_slice_back() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let mut usage = usage(dir.path(), 2);
+        usage.record_release(1, slice(1));
+        assert_eq!(
+            numbers(&usage.take_free(|_, _| true, |s| s == slice(1))),
+            [0; 0]
+        );
+        assert_eq!(numbers(&usage.take_free(|_, _| true, |_| false)), [1]);
+    }
+
+    #[test]
+    fn taken_back_segments_are_used_again() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let pool = Pool::new(Arc::new(OsDisk), dir.path().to_owned(), 2 * BLOCK, vec![]);
+        let volume = VolumeId::from_bytes([1; 16]);
+        let first = pool
+            .make(&Pool::next_header(volume, 0, 0), 0)
+            .expect("made");
+        first
+            .file
+            .write_all_at(b"old entries", BLOCK)
+            .expect("written");
+        pool.take_back(&first).expect("taken back");
+        assert!(!first.path.exists());
+        let second = pool
+            .make(&Pool::next_header(volume, 1, 77), 0)
+            .expect("made");
+        assert_eq!(segment_number(&second.path), Some(2));
+        let mut block = vec![0; BLOCK as usize];
+        second.file.read_exact_at(&mut block, 0).expect("read");
+        let header = SegmentHeader::decode(&block).expect("valid");
+        assert_eq!(
+            (header.number, header.previous, header.previous_valid_to),
+            (2, 1, 77)
+        );
+        assert_eq!(std::fs::read_dir(dir.path()).expect("listed").count(), 1);
+    }
+
+    #[test]
+    fn a_batch_larger_than_a_segment_gets_one_of_its_own_size() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let pool = Pool::new(Arc::new(OsDisk), dir.path().to_owned(), 2 * BLOCK, vec![]);
+        let header = Pool::next_header(VolumeId::from_bytes([1; 16]), 0, 0);
+        let segment = pool.make(&header, 10 * BLOCK).expect("made");
+        assert_eq!(segment.size, 11 * BLOCK);
+        pool.take_back(&segment).expect("taken back");
+        assert_eq!(std::fs::read_dir(dir.path()).expect("listed").count(), 0);
+    }
+}

@@ -1,0 +1,770 @@
+//! Tests of a whole volume, on the real disk and on one that fails on purpose.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use bytes::Bytes;
+use proptest::prelude::*;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use stream_model::definition::TableKind;
+use stream_model::level::{Compression, Durability};
+use stream_model::time::ManualClock;
+use stream_model::trigger::{Reason, UploadTrigger};
+use stream_model::unit::Interval;
+use stream_model::{SessionId, SliceId, Timestamp};
+
+use super::disk::{Disk, DiskFile, OsDisk};
+use super::{Content, Health, OpenError, Options, Recovery, SliceSpec, Stage, Volume};
+use crate::wire::{Answer, Batch, Connection, Opened, Part, RefusalReason, Sealed, Unknown};
+
+const ZSTD: Compression = Compression::Zstd { level: 1 };
+const SESSION: SessionId = SessionId(1);
+
+/// A disk that does what it is told to fail at: after doing it, as a real disk may.
+#[derive(Debug, Default)]
+struct FaultyDisk {
+    /// Syncs of journal segments report an error, although the bytes are on the disk.
+    fail_sync: Arc<AtomicBool>,
+    /// No new segment can be made.
+    fail_rename: AtomicBool,
+    /// What [`Disk::free_bytes`] says.
+    free: AtomicU64,
+}
+
+#[derive(Debug)]
+struct FaultyFile {
+    file: Box<dyn DiskFile>,
+    fail_sync: Option<Arc<AtomicBool>>,
+}
+
+impl DiskFile for FaultyFile {
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        self.file.read_exact_at(buffer, offset)
+    }
+    fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.file.write_all_at(bytes, offset)
+    }
+    fn sync_data(&self) -> io::Result<()> {
+        self.file.sync_data()?;
+        match &self.fail_sync {
+            Some(fail) if fail.swap(false, Ordering::SeqCst) => Err(io::Error::other("injected")),
+            _ => Ok(()),
+        }
+    }
+    fn size(&self) -> io::Result<u64> {
+        self.file.size()
+    }
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.file.set_len(len)
+    }
+}
+
+impl FaultyDisk {
+    fn wrap(&self, path: &Path, file: Box<dyn DiskFile>) -> Box<dyn DiskFile> {
+        let journal = path.parent().is_some_and(|dir| dir.ends_with("journal"));
+        Box::new(FaultyFile {
+            file,
+            fail_sync: journal.then(|| Arc::clone(&self.fail_sync)),
+        })
+    }
+}
+
+impl Disk for FaultyDisk {
+    fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        Ok(self.wrap(path, OsDisk.open(path)?))
+    }
+    fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        Ok(self.wrap(path, OsDisk.create(path)?))
+    }
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        OsDisk.read(path)
+    }
+    fn replace(&self, path: &Path, content: &[u8]) -> io::Result<()> {
+        OsDisk.replace(path, content)
+    }
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        if self.fail_rename.load(Ordering::SeqCst) {
+            return Err(io::Error::other("injected"));
+        }
+        OsDisk.rename(from, to)
+    }
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        OsDisk.remove(path)
+    }
+    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
+        OsDisk.create_dir_all(path)
+    }
+    fn list(&self, path: &Path) -> io::Result<Vec<PathBuf>> {
+        OsDisk.list(path)
+    }
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        OsDisk.sync_dir(path)
+    }
+    fn free_bytes(&self, path: &Path) -> io::Result<u64> {
+        match self.free.load(Ordering::SeqCst) {
+            0 => OsDisk.free_bytes(path),
+            free => Ok(free),
+        }
+    }
+}
+
+struct Fixture {
+    dir: tempfile::TempDir,
+    clock: Arc<ManualClock>,
+    disk: Arc<FaultyDisk>,
+    segment_bytes: u64,
+    checkpoint_bytes: u64,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        Self {
+            dir: tempfile::tempdir().expect("a temporary directory"),
+            clock: Arc::new(ManualClock::new(Timestamp::from_millis(1_000_000))),
+            disk: Arc::default(),
+            segment_bytes: 256 << 10,
+            checkpoint_bytes: 64 << 20,
+        }
+    }
+
+    fn options(&self) -> Options {
+        Options {
+            segment_bytes: self.segment_bytes,
+            checkpoint_bytes: self.checkpoint_bytes,
+            disk: Arc::clone(&self.disk) as Arc<dyn Disk>,
+            reserve_bytes: 1 << 20,
+            ..Options::new(self.dir.path().to_owned(), Arc::clone(&self.clock) as _)
+        }
+    }
+
+    fn open(&self) -> (Volume, Recovery) {
+        Volume::open(self.options()).expect("a volume opens from any state")
+    }
+
+    fn undamaged(&self) -> Volume {
+        let (volume, recovery) = self.open();
+        assert_eq!(recovery.damage, []);
+        volume
+    }
+}
+
+fn slice(n: u8) -> SliceId {
+    SliceId::from_bytes([n; 16])
+}
+
+fn spec(id: SliceId) -> SliceSpec {
+    SliceSpec {
+        id,
+        compression: ZSTD,
+        durability: Durability::Disk,
+        trigger: UploadTrigger::default_for(TableKind::Sqlite),
+    }
+}
+
+fn part(slice: SliceId, seq: u64, rows: &[String]) -> Part {
+    let raw: String = rows.iter().map(|row| format!("{row}\n")).collect();
+    let mut compressor = zstd::bulk::Compressor::new(1).expect("valid level");
+    compressor.include_checksum(true).expect("supported");
+    Part {
+        slice,
+        seq,
+        rows: rows.len() as u32,
+        raw_bytes: raw.len() as u32,
+        first_at: Timestamp::from_millis(1_000_000),
+        last_at: Timestamp::from_millis(1_000_000),
+        compression: ZSTD,
+        frame: Bytes::from(compressor.compress(raw.as_bytes()).expect("compresses")),
+    }
+}
+
+fn one(id: SliceId, seq: u64, row: &str) -> Batch {
+    Batch {
+        parts: vec![part(id, seq, &[row.to_owned()])],
+    }
+}
+
+fn rows_of(volume: &Volume, id: SliceId, content: &Content) -> Vec<String> {
+    if content.figures.rows == 0 {
+        return Vec::new();
+    }
+    let bytes = std::fs::read(volume.slice_path(id)).expect("a sealed slice has a file");
+    assert_eq!(bytes.len() as u64, content.figures.bytes);
+    let mut checksum = super::slice_file::Checksum::default();
+    checksum.update(&bytes);
+    assert_eq!(checksum.finish(), content.checksum);
+    let raw = zstd::decode_all(&bytes[..]).expect("a valid slice");
+    let rows: Vec<String> = String::from_utf8(raw)
+        .expect("text")
+        .lines()
+        .map(str::to_owned)
+        .collect();
+    assert_eq!(rows.len() as u64, content.figures.rows);
+    rows
+}
+
+async fn sealed_rows(volume: &Volume, id: SliceId) -> Vec<String> {
+    let content = volume.seal(id, None).await.expect("sealed");
+    rows_of(volume, id, &content)
+}
+
+#[tokio::test]
+async fn committed_rows_survive_a_killed_process() {
+    let fixture = Fixture::new();
+    let (volume, recovery) = fixture.open();
+    assert!(recovery.created);
+    let id = volume.id();
+    volume.open_slice(spec(slice(1)));
+    let connection = volume.connect(SESSION).expect("open");
+    for seq in 1..=20 {
+        let answer = connection
+            .append(one(slice(1), seq, &format!("row {seq}")))
+            .await;
+        assert_eq!(answer, Ok(Answer::Committed));
+    }
+    volume.abandon().await;
+    let (volume, recovery) = fixture.open();
+    assert_eq!((volume.id(), recovery.rows, recovery.slices), (id, 20, 1));
+    assert_eq!(recovery.damage, []);
+    let expected: Vec<String> = (1..=20).map(|seq| format!("row {seq}")).collect();
+    assert_eq!(sealed_rows(&volume, slice(1)).await, expected);
+    volume.stop().await;
+}
+
+#[tokio::test]
+async fn a_repeated_batch_is_committed_once() {
+    let fixture = Fixture::new();
+    let volume = fixture.undamaged();
+    volume.open_slice(spec(slice(1)));
+    let first = volume.connect(SESSION).expect("open");
+    assert_eq!(
+        first.append(one(slice(1), 1, "a")).await,
+        Ok(Answer::Committed)
+    );
+    let second = volume.connect(SESSION).expect("open");
+    let opened = second
+        .open(vec![slice(1), slice(2)])
+        .await
+        .expect("answered");
+    let expected = BTreeMap::from([
+        (slice(1), Opened::Last(1)),
+        (slice(2), Opened::UnknownSlice),
+    ]);
+    assert_eq!(opened, expected);
+    assert_eq!(
+        second.append(one(slice(1), 1, "a")).await,
+        Ok(Answer::Committed)
+    );
+    let Ok(Answer::Refused(refusal)) = first.append(one(slice(1), 2, "old")).await else {
+        panic!("an older connection must be refused")
+    };
+    assert_eq!(refusal.reason, RefusalReason::Superseded);
+    assert_eq!(sealed_rows(&volume, slice(1)).await, ["a"]);
+    volume.stop().await;
+}
+
+#[tokio::test]
+async fn sequence_numbers_are_dense() {
+    let fixture = Fixture::new();
+    let volume = fixture.undamaged();
+    volume.open_slice(spec(slice(1)));
+    let connection = volume.connect(SESSION).expect("open");
+    let Ok(Answer::Refused(refusal)) = connection.append(one(slice(1), 2, "b")).await else {
+        panic!("a gap must be refused")
+    };
+    assert_eq!(refusal.reason, RefusalReason::OutOfOrder);
+    assert_eq!(refusal.expected, BTreeMap::from([(slice(1), 1)]));
+    volume.stop().await;
+}
+
+#[tokio::test]
+async fn a_lost_acknowledgement_is_settled_after_the_seal() {
+    let fixture = Fixture::new();
+    let volume = fixture.undamaged();
+    volume.open_slice(spec(slice(1)));
+    let connection = volume.connect(SESSION).expect("open");
+    drop(connection.append(one(slice(1), 1, "answer lost")));
+    let content = volume.seal(slice(1), Some(slice(2))).await.expect("sealed");
+    assert_eq!(content.sessions, BTreeMap::from([(SESSION, 1)]));
+    let again = volume.connect(SESSION).expect("open");
+    let sealed = Sealed {
+        last: 1,
+        successor: Some(slice(2)),
+    };
+    let opened = again.open(vec![slice(1)]).await.expect("answered");
+    assert_eq!(opened, BTreeMap::from([(slice(1), Opened::Sealed(sealed))]));
+    let late = again.append(one(slice(1), 2, "late")).await;
+    assert_eq!(
+        late,
+        Ok(Answer::Sealed(BTreeMap::from([(slice(1), sealed)])))
+    );
+    volume.abandon().await;
+    let volume = fixture.undamaged();
+    let again = volume.connect(SESSION).expect("open");
+    let opened = again.open(vec![slice(1)]).await.expect("answered");
+    assert_eq!(opened, BTreeMap::from([(slice(1), Opened::Sealed(sealed))]));
+    assert_eq!(
+        volume.seal(slice(1), Some(slice(2))).await,
+        Ok(content.clone())
+    );
+    assert_eq!(rows_of(&volume, slice(1), &content), ["answer lost"]);
+    volume.stop().await;
+}
+
+#[tokio::test]
+async fn a_batch_with_one_sealed_slice_leaves_nothing_in_the_others() {
+    let fixture = Fixture::new();
+    let volume = fixture.undamaged();
+    (1..=3).for_each(|n| volume.open_slice(spec(slice(n))));
+    volume.seal(slice(2), Some(slice(4))).await.expect("sealed");
+    let connection = volume.connect(SESSION).expect("open");
+    let row = ["x".to_owned()];
+    let parts = (1..=3).map(|n| part(slice(n), 1, &row)).collect();
+    let answer = connection.append(Batch { parts }).await;
+    let sealed = Sealed {
+        last: 0,
+        successor: Some(slice(4)),
+    };
+    assert_eq!(
+        answer,
+        Ok(Answer::Sealed(BTreeMap::from([(slice(2), sealed)])))
+    );
+    for n in [1, 3] {
+        assert_eq!(sealed_rows(&volume, slice(n)).await, [""; 0]);
+    }
+    volume.stop().await;
+}
+
+#[tokio::test]
+async fn a_failed_sync_is_refused_and_its_bytes_never_come_back() {
+    let fixture = Fixture::new();
+    let volume = fixture.undamaged();
+    volume.open_slice(spec(slice(1)));
+    let connection = volume.connect(SESSION).expect("open");
+    assert_eq!(
+        connection.append(one(slice(1), 1, "before")).await,
+        Ok(Answer::Committed)
+    );
+    fixture.disk.fail_sync.store(true, Ordering::SeqCst);
+    let Ok(Answer::Refused(refusal)) = connection.append(one(slice(1), 2, "failed")).await else {
+        panic!("a failed sync must be refused")
+    };
+    assert_eq!(refusal.reason, RefusalReason::WriteFailed);
+    assert_eq!(refusal.expected, BTreeMap::from([(slice(1), 2)]));
+    // The bytes are in the segment, whole and with valid checksums.
+    let bytes = std::fs::read(fixture.dir.path().join("journal/0000000000000001.segment"));
+    let raw = part(slice(1), 2, &["failed".to_owned()]).frame;
+    assert!(
+        bytes
+            .expect("readable")
+            .windows(raw.len())
+            .any(|window| window == raw)
+    );
+    volume.abandon().await;
+    let volume = fixture.undamaged();
+    volume.open_slice(spec(slice(1)));
+    let connection = volume.connect(SESSION).expect("open");
+    let opened = connection.open(vec![slice(1)]).await.expect("answered");
+    assert_eq!(opened, BTreeMap::from([(slice(1), Opened::Last(1))]));
+    assert_eq!(
+        connection.append(one(slice(1), 2, "retried")).await,
+        Ok(Answer::Committed)
+    );
+    assert_eq!(sealed_rows(&volume, slice(1)).await, ["before", "retried"]);
+    volume.stop().await;
+}
+
+#[tokio::test]
+async fn a_failure_that_cannot_be_made_certain_stops_the_volume_without_an_answer() {
+    let fixture = Fixture::new();
+    let volume = fixture.undamaged();
+    volume.open_slice(spec(slice(1)));
+    let connection = volume.connect(SESSION).expect("open");
+    assert_eq!(
+        connection.append(one(slice(1), 1, "a")).await,
+        Ok(Answer::Committed)
+    );
+    fixture.disk.fail_sync.store(true, Ordering::SeqCst);
+    fixture.disk.fail_rename.store(true, Ordering::SeqCst);
+    assert_eq!(connection.append(one(slice(1), 2, "b")).await, Err(Unknown));
+    assert!(matches!(volume.status().health, Health::Failed(_)));
+    assert!(volume.connect(SESSION).is_err());
+    volume.abandon().await;
+    drop((volume, connection));
+    fixture.disk.fail_rename.store(false, Ordering::SeqCst);
+    let volume = fixture.undamaged();
+    volume.open_slice(spec(slice(1)));
+    let connection = volume.connect(SESSION).expect("open");
+    let opened = connection.open(vec![slice(1)]).await.expect("answered");
+    // The bytes were on the disk, so the batch is there; what counts is that both sides agree.
+    assert_eq!(opened, BTreeMap::from([(slice(1), Opened::Last(2))]));
+    assert_eq!(sealed_rows(&volume, slice(1)).await, ["a", "b"]);
+    volume.stop().await;
+}
+
+#[tokio::test]
+async fn a_second_process_is_refused() {
+    let fixture = Fixture::new();
+    let volume = fixture.undamaged();
+    assert!(matches!(
+        Volume::open(fixture.options()),
+        Err(OpenError::Locked { .. })
+    ));
+    volume.stop().await;
+    drop(volume);
+    fixture.undamaged().stop().await;
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_batches_but_still_seals() {
+    let fixture = Fixture::new();
+    fixture.disk.free.store(1, Ordering::SeqCst);
+    let volume = fixture.undamaged();
+    volume.open_slice(spec(slice(1)));
+    let connection = volume.connect(SESSION).expect("open");
+    let Ok(Answer::Refused(refusal)) = connection.append(one(slice(1), 1, "a")).await else {
+        panic!("there is no room")
+    };
+    assert_eq!(refusal.reason, RefusalReason::DiskFull);
+    assert_eq!(volume.status().health, Health::Full);
+    assert_eq!(sealed_rows(&volume, slice(1)).await, [""; 0]);
+    volume.stop().await;
+}
+
+#[tokio::test]
+async fn released_slices_leave_no_file_and_do_not_come_back() {
+    let fixture = Fixture::new();
+    let volume = fixture.undamaged();
+    volume.open_slice(spec(slice(1)));
+    let connection = volume.connect(SESSION).expect("open");
+    assert_eq!(
+        connection.append(one(slice(1), 1, "a")).await,
+        Ok(Answer::Committed)
+    );
+    sealed_rows(&volume, slice(1)).await;
+    volume.release(slice(1));
+    // Anything that is answered later was done later.
+    volume.seal(slice(9), None).await.expect("sealed");
+    assert_eq!(volume.slice(slice(1)), None);
+    volume.stop().await;
+    let volume = fixture.undamaged();
+    assert_eq!(volume.slice(slice(1)), None);
+    assert!(!volume.slice_path(slice(1)).exists());
+    volume.stop().await;
+}
+
+#[tokio::test]
+async fn slices_report_their_triggers_once() {
+    let fixture = Fixture::new();
+    let volume = fixture.undamaged();
+    let by_count = UploadTrigger {
+        count: 2,
+        ..spec(slice(1)).trigger
+    };
+    volume.open_slice(SliceSpec {
+        trigger: by_count,
+        ..spec(slice(1))
+    });
+    let by_age = UploadTrigger {
+        interval: Interval::from_secs(1),
+        ..by_count
+    };
+    volume.open_slice(SliceSpec {
+        trigger: by_age,
+        ..spec(slice(2))
+    });
+    let connection = volume.connect(SESSION).expect("open");
+    assert_eq!(
+        connection.append(one(slice(1), 1, "a")).await,
+        Ok(Answer::Committed)
+    );
+    assert_eq!(
+        connection.append(one(slice(2), 1, "a")).await,
+        Ok(Answer::Committed)
+    );
+    assert_eq!(
+        connection.append(one(slice(1), 2, "b")).await,
+        Ok(Answer::Committed)
+    );
+    let crossed = volume.next_crossed().await;
+    assert_eq!(
+        (crossed.slice, crossed.reason, crossed.figures.rows),
+        (slice(1), Reason::Count, 2)
+    );
+    fixture.clock.advance(std::time::Duration::from_secs(2));
+    let crossed = volume.next_crossed().await;
+    assert_eq!(
+        (crossed.slice, crossed.reason),
+        (slice(2), Reason::Interval)
+    );
+    volume.stop().await;
+}
+
+#[tokio::test]
+async fn a_slice_remembers_a_bounded_number_of_sessions() {
+    let fixture = Fixture::new();
+    let volume = fixture.undamaged();
+    volume.open_slice(spec(slice(1)));
+    for session in 1..=64 {
+        let connection = volume.connect(SessionId(session)).expect("open");
+        assert_eq!(
+            connection.append(one(slice(1), 1, "a")).await,
+            Ok(Answer::Committed)
+        );
+    }
+    let connection = volume.connect(SessionId(65)).expect("open");
+    let Ok(Answer::Refused(refusal)) = connection.append(one(slice(1), 1, "b")).await else {
+        panic!("the 65th session must be refused")
+    };
+    assert_eq!(refusal.reason, RefusalReason::TooManySessions(slice(1)));
+    assert_eq!(volume.next_crossed().await.reason, Reason::Sessions);
+    volume.stop().await;
+}
+
+/// Incompressible rows, so that a few batches fill segments and runs.
+fn noise(rng: &mut StdRng, len: usize) -> String {
+    (0..len)
+        .map(|_| char::from(rng.random_range(b'!'..=b'~')))
+        .collect()
+}
+
+#[tokio::test]
+async fn the_content_of_a_slice_does_not_depend_on_crashes() {
+    let mut contents = BTreeSet::new();
+    for crash_after in [None, Some(3), Some(17), Some(29)] {
+        let fixture = Fixture::new();
+        let mut volume = fixture.undamaged();
+        let mut rng = StdRng::seed_from_u64(5);
+        for seq in 1..=30 {
+            volume.open_slice(spec(slice(1)));
+            let connection = volume.connect(SESSION).expect("open");
+            let batch = one(slice(1), seq, &noise(&mut rng, 40_000));
+            assert_eq!(connection.append(batch).await, Ok(Answer::Committed));
+            if crash_after == Some(seq) {
+                volume.abandon().await;
+                drop((volume, connection));
+                volume = fixture.undamaged();
+            }
+        }
+        let content = volume.seal(slice(1), None).await.expect("sealed");
+        rows_of(&volume, slice(1), &content);
+        contents.insert(content.checksum);
+        volume.stop().await;
+    }
+    assert_eq!(contents.len(), 1, "{contents:?}");
+}
+
+#[tokio::test]
+async fn checkpoints_bound_the_journal_and_a_damaged_one_costs_nothing() {
+    let fixture = Fixture {
+        checkpoint_bytes: 1 << 20,
+        ..Fixture::new()
+    };
+    let volume = fixture.undamaged();
+    volume.open_slice(spec(slice(1)));
+    volume.open_slice(spec(slice(2)));
+    let mut rng = StdRng::seed_from_u64(6);
+    let mut rows = HashMap::from([(1, Vec::new()), (2, Vec::new())]);
+    let connection = volume.connect(SESSION).expect("open");
+    let mut highest = 0;
+    for seq in 1..=100 {
+        let row = noise(&mut rng, 60_000);
+        assert_eq!(
+            connection.append(one(slice(1), seq, &row)).await,
+            Ok(Answer::Committed)
+        );
+        rows.get_mut(&1).expect("there").push(row);
+        highest = highest.max(volume.status().journal_bytes);
+    }
+    assert_eq!(
+        connection.append(one(slice(2), 1, "few")).await,
+        Ok(Answer::Committed)
+    );
+    rows.get_mut(&2).expect("there").push("few".to_owned());
+    let checkpoints = || {
+        OsDisk
+            .list(&fixture.dir.path().join("checkpoint"))
+            .expect("listed")
+    };
+    assert!(
+        !checkpoints().is_empty(),
+        "6 MB must have caused a checkpoint"
+    );
+    assert!(highest < 4 << 20, "{highest}");
+    volume.abandon().await;
+    drop((volume, connection));
+    let newest = checkpoints().pop().expect("there is one");
+    let mut bytes = std::fs::read(&newest).expect("readable");
+    bytes[20] ^= 1;
+    std::fs::write(&newest, bytes).expect("written");
+    let (volume, recovery) = fixture.open();
+    assert_eq!(recovery.damage.len(), 1, "{:?}", recovery.damage);
+    assert_eq!(recovery.damage[0].file, newest);
+    for (n, rows) in rows {
+        assert_eq!(sealed_rows(&volume, slice(n)).await, rows, "slice {n}");
+    }
+    volume.stop().await;
+}
+
+#[tokio::test]
+async fn a_flipped_bit_costs_one_entry_and_is_reported() {
+    let fixture = Fixture::new();
+    let volume = fixture.undamaged();
+    volume.open_slice(spec(slice(1)));
+    let connection = volume.connect(SESSION).expect("open");
+    for seq in 1..=5 {
+        let answer = connection
+            .append(one(slice(1), seq, &format!("row {seq}")))
+            .await;
+        assert_eq!(answer, Ok(Answer::Committed));
+    }
+    volume.abandon().await;
+    drop((volume, connection));
+    let segment = fixture.dir.path().join("journal/0000000000000001.segment");
+    let mut bytes = std::fs::read(&segment).expect("readable");
+    // Each answer was awaited, so every batch is a group on a block of its own; the third is in block 3.
+    bytes[3 * 4096 + 70] ^= 1;
+    std::fs::write(&segment, bytes).expect("written");
+    let (volume, recovery) = fixture.open();
+    assert_eq!(recovery.damage.len(), 1, "{:?}", recovery.damage);
+    let damage = &recovery.damage[0];
+    assert_eq!(damage.file, segment);
+    assert!(
+        damage.from <= 3 * 4096 + 70 && damage.to > 3 * 4096 + 70,
+        "{damage}"
+    );
+    let rows = sealed_rows(&volume, slice(1)).await;
+    assert_eq!(rows, ["row 1", "row 2", "row 4", "row 5"]);
+    volume.stop().await;
+}
+
+/// What the outside knows of a batch that was sent.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Fate {
+    Committed,
+    Refused,
+    Unknown,
+}
+
+/// One life of a volume: batches to random slices, seals, failing syncs, kills. The oracle: a committed batch is there once,
+/// a refused one never, an unknown one as `Open` says.
+async fn live(seed: u64) {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let fixture = Fixture {
+        segment_bytes: 64 << 10,
+        checkpoint_bytes: 256 << 10,
+        ..Fixture::new()
+    };
+    let mut next_seq: HashMap<SliceId, u64> = HashMap::new();
+    let mut fates: HashMap<SliceId, Vec<(String, Fate)>> = HashMap::new();
+    let mut volume = fixture.undamaged();
+    let mut connection = volume.connect(SESSION).expect("open");
+    (1..=3).for_each(|n| volume.open_slice(spec(slice(n))));
+    for step in 0..60 {
+        if rng.random_bool(0.1) {
+            fixture.disk.fail_sync.store(true, Ordering::SeqCst);
+        }
+        let mut sent = Vec::new();
+        for flight in 0..rng.random_range(1..4) {
+            let row = format!("{step}.{flight} {}", noise(&mut rng, 2_000));
+            let slices: Vec<u8> = (1..=3).filter(|_| rng.random_bool(0.6)).collect();
+            if slices.is_empty() {
+                continue;
+            }
+            let parts: Vec<Part> = slices
+                .iter()
+                .map(|n| {
+                    let seq = next_seq.entry(slice(*n)).or_insert(1);
+                    *seq += 1;
+                    part(slice(*n), *seq - 1, std::slice::from_ref(&row))
+                })
+                .collect();
+            sent.push((slices, row, connection.append(Batch { parts })));
+        }
+        let kill = rng.random_bool(0.15);
+        if kill {
+            volume.abandon().await;
+        }
+        for (slices, row, pending) in sent {
+            let fate = match pending.await {
+                Ok(Answer::Committed) => Fate::Committed,
+                Ok(Answer::Refused(_) | Answer::Sealed(_)) => Fate::Refused,
+                Err(Unknown) => Fate::Unknown,
+            };
+            for n in slices {
+                fates.entry(slice(n)).or_default().push((row.clone(), fate));
+            }
+        }
+        if kill {
+            drop(connection);
+            drop(volume);
+            fixture.disk.fail_sync.store(false, Ordering::SeqCst);
+            volume = fixture.undamaged();
+            (1..=3).for_each(|n| volume.open_slice(spec(slice(n))));
+            connection = volume.connect(SESSION).expect("open");
+        }
+        let opened = connection
+            .open((1..=3).map(slice).collect())
+            .await
+            .expect("answered");
+        for (id, opened) in opened {
+            let Opened::Last(last) = opened else {
+                panic!("slice {id} is open")
+            };
+            settle(fates.entry(id).or_default(), last);
+            next_seq.insert(id, last + 1);
+        }
+    }
+    for n in 1..=3 {
+        let expected: Vec<String> = fates
+            .remove(&slice(n))
+            .unwrap_or_default()
+            .into_iter()
+            .filter(|(_, fate)| *fate == Fate::Committed)
+            .map(|(row, _)| row)
+            .collect();
+        assert_eq!(
+            sealed_rows(&volume, slice(n)).await,
+            expected,
+            "seed {seed} slice {n}"
+        );
+    }
+    assert!(
+        volume
+            .slices()
+            .iter()
+            .all(|slice| slice.stage == Stage::Sealed)
+    );
+    volume.stop().await;
+}
+
+/// Decides unknown batches by the number of batches that are in the slice.
+fn settle(fates: &mut [(String, Fate)], last: u64) {
+    let committed = fates
+        .iter()
+        .filter(|(_, fate)| *fate == Fate::Committed)
+        .count() as u64;
+    let mut more = last - committed;
+    for (_, fate) in fates.iter_mut().filter(|(_, fate)| *fate == Fate::Unknown) {
+        *fate = if more > 0 {
+            Fate::Committed
+        } else {
+            Fate::Refused
+        };
+        more = more.saturating_sub(1);
+    }
+    assert_eq!(more, 0, "more is in the slice than was ever sent");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_batch_is_there_exactly_if_it_was_committed(seed: u64) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        runtime.block_on(live(seed));
+    }
+}

@@ -1,0 +1,685 @@
+//! A volume: one directory, opened by one process, that keeps rows until they are safe in staging.
+//!
+//! [`Volume`] is a handle; clones share the volume. Two threads do the work (see the module above). The handle itself never
+//! waits for the disk, except in [`Volume::open`].
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::fs::{File, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread::JoinHandle;
+
+use parking_lot::Mutex;
+use stream_model::level::{Compression, Durability};
+use stream_model::statistics::Figures;
+use stream_model::trigger::{Reason, UploadTrigger};
+use stream_model::{Clock, ErrorKind, SessionId, SliceId, Timestamp, VolumeId};
+use tokio::sync::{Notify, oneshot};
+
+use super::commit::Committer;
+use super::disk::{Disk, OsDisk};
+use super::flush::{FlushSignal, Flusher};
+use super::index::{self, Index};
+use super::journal::Journal;
+use super::metrics::{Metrics, VolumeMetrics};
+use super::queue::{Op, Queue};
+use super::recovery::{self, Recovered, Recovery};
+use super::segment::{Pool, Segment};
+use crate::wire::{Answer, Batch, ConnectError, Connection, Opened, Pending};
+
+/// How to open a volume.
+#[derive(Clone)]
+pub struct Options {
+    /// The directory. Created when missing.
+    pub dir: PathBuf,
+    /// Length of a journal segment. Longer: fewer switches (each costs two syncs), more disk used when idle. 32 MiB.
+    pub segment_bytes: u64,
+    /// Batches are refused while journal segments in use exceed this. Bounds recovery time. 1 GiB.
+    pub max_journal_bytes: u64,
+    /// A checkpoint is made when journal segments in use exceed this. 256 MiB.
+    pub checkpoint_bytes: u64,
+    /// Bytes of batches that may wait for a commit group; more are refused. 64 MiB.
+    pub queue_bytes: usize,
+    /// Batches are refused while the file system has less free space, so that sealing, uploading and the state store have
+    /// room. 256 MiB.
+    pub reserve_bytes: u64,
+    /// The disk.
+    pub disk: Arc<dyn Disk>,
+    /// Where the time comes from.
+    pub clock: Arc<dyn Clock>,
+    /// Where figures go.
+    pub metrics: Metrics,
+}
+
+impl Options {
+    /// The defaults, for the volume in `dir`.
+    #[must_use]
+    pub fn new(dir: PathBuf, clock: Arc<dyn Clock>) -> Self {
+        Self {
+            dir,
+            segment_bytes: 32 << 20,
+            max_journal_bytes: 1 << 30,
+            checkpoint_bytes: 256 << 20,
+            queue_bytes: 64 << 20,
+            reserve_bytes: 256 << 20,
+            disk: Arc::new(OsDisk),
+            clock,
+            metrics: Metrics::unregistered(),
+        }
+    }
+}
+
+/// A volume that cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process has it.
+    #[error(
+        "volume {} is in use by another process; stop that process, or give this one a volume of its own",
+        path.display()
+    )]
+    Locked {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The directory cannot be used.
+    #[error(
+        "volume {} cannot be used: {source}; check that the directory exists on a mounted disk and that this user may write to it",
+        path.display()
+    )]
+    Directory {
+        /// The directory or file.
+        path: PathBuf,
+        /// What the system says.
+        #[source]
+        source: io::Error,
+    },
+    /// The identity is unreadable. It is not made anew, because the rows on the volume are known by it.
+    #[error(
+        "{} does not hold a volume id (32 hexadecimal digits); restore it from the service's log, where it is written at every start",
+        path.display()
+    )]
+    Identity {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+impl OpenError {
+    /// What a caller can do about it.
+    #[must_use]
+    pub const fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Locked { .. } => ErrorKind::Conflict,
+            Self::Directory { .. } => ErrorKind::Unavailable,
+            Self::Identity { .. } => ErrorKind::Corrupt,
+        }
+    }
+}
+
+/// What a volume must know of a slice that it is to take rows for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SliceSpec {
+    /// The slice.
+    pub id: SliceId,
+    /// How its frames are compressed.
+    pub compression: Compression,
+    /// What an acknowledgement promises.
+    pub durability: Durability,
+    /// When it should be rotated.
+    pub trigger: UploadTrigger,
+}
+
+/// What is in a sealed slice.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Content {
+    /// Rows, bytes and times. `bytes` is the exact length of the slice file.
+    pub figures: Figures,
+    /// SHA-256 of the slice file, 64 hexadecimal digits.
+    pub checksum: String,
+    /// The highest committed sequence number of each session.
+    pub sessions: BTreeMap<SessionId, u64>,
+}
+
+/// A slice that reached a limit of its trigger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CrossedSlice {
+    /// The slice.
+    pub slice: SliceId,
+    /// The limit.
+    pub reason: Reason,
+    /// What was in it at that moment.
+    pub figures: Figures,
+    /// When it was noticed.
+    pub at: Timestamp,
+}
+
+/// A slice on the volume.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SliceStatus {
+    /// The slice.
+    pub id: SliceId,
+    /// Where it is in its life.
+    pub stage: Stage,
+    /// What is in it.
+    pub figures: Figures,
+}
+
+/// Where a slice is in its life on the volume.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Takes rows, once it was opened in this run.
+    Open,
+    /// Takes no more rows; the file is being completed.
+    Sealing,
+    /// The file is complete.
+    Sealed,
+}
+
+/// How a volume is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Status {
+    /// Whether it takes batches.
+    pub health: Health,
+    /// Free bytes of the file system.
+    pub free_bytes: u64,
+    /// Bytes of journal segments in use.
+    pub journal_bytes: u64,
+    /// Bytes of batches that wait.
+    pub queue_bytes: usize,
+}
+
+/// Whether a volume takes batches.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Health {
+    /// It does.
+    Healthy,
+    /// It refuses them until there is room again, on the disk or in the journal.
+    Full,
+    /// It stopped for good, with the reason. Opening it again recovers it.
+    Failed(String),
+}
+
+/// An open volume.
+#[derive(Clone)]
+pub struct Volume(Arc<Inner>);
+
+struct Inner {
+    shared: Arc<Shared>,
+    threads: Mutex<Option<Threads>>,
+    next_connection: AtomicU64,
+}
+
+struct Threads {
+    commit: JoinHandle<()>,
+    flush: JoinHandle<()>,
+}
+
+/// What the handle and both threads share.
+pub(super) struct Shared {
+    pub id: VolumeId,
+    pub label: String,
+    pub dir: PathBuf,
+    pub max_journal_bytes: u64,
+    pub checkpoint_bytes: u64,
+    pub reserve_bytes: u64,
+    pub disk: Arc<dyn Disk>,
+    pub clock: Arc<dyn Clock>,
+    pub metrics: VolumeMetrics,
+    pub queue: Queue,
+    pub flush: FlushSignal,
+    pub pool: Arc<Pool>,
+    /// Lock order: `index` before `waiters` and before the locks inside `flush` and `queue`.
+    pub index: Mutex<Index>,
+    /// Who waits for the content of a sealed slice.
+    pub waiters: Mutex<HashMap<SliceId, Vec<oneshot::Sender<Content>>>>,
+    pub free_bytes: AtomicU64,
+    crossed: Mutex<VecDeque<CrossedSlice>>,
+    crossed_filled: Notify,
+    failed: OnceLock<String>,
+    abandoned: AtomicBool,
+    /// Held until both threads have ended.
+    lock: Mutex<Option<File>>,
+}
+
+impl Shared {
+    pub fn slices_dir(&self) -> PathBuf {
+        self.dir.join("slices")
+    }
+
+    pub fn checkpoint_dir(&self) -> PathBuf {
+        self.dir.join("checkpoint")
+    }
+
+    pub fn slice_path(&self, slice: SliceId) -> PathBuf {
+        recovery::slice_path(&self.slices_dir(), slice)
+    }
+
+    /// Why the volume stopped, if it failed or was abandoned.
+    pub fn failed(&self) -> Option<&str> {
+        if self.abandoned.load(Ordering::Acquire) {
+            return Some("the volume was abandoned");
+        }
+        self.failed.get().map(String::as_str)
+    }
+
+    /// Stops the volume for good: nothing that waits is answered, so its outcome is unknown to whoever sent it.
+    pub fn fail(&self, reason: String) {
+        tracing::error!(volume = %self.label, reason = %reason, "the volume failed and takes nothing more");
+        // The first reason counts.
+        let _ = self.failed.set(reason);
+        self.metrics.healthy(false);
+        self.drop_everything();
+    }
+
+    fn drop_everything(&self) {
+        self.queue.fail();
+        self.waiters.lock().clear();
+        self.flush.stop();
+    }
+
+    pub fn segment_started(&self, segment: Arc<Segment>) {
+        self.index.lock().usage.add(segment);
+        self.flush.segment_started();
+    }
+
+    pub fn wait_for_content(&self, slice: SliceId, waiter: oneshot::Sender<Content>) {
+        self.waiters.lock().entry(slice).or_default().push(waiter);
+    }
+
+    /// Looks at a slice that has just grown.
+    pub fn committed(&self, index: &mut Index, id: SliceId, now: Timestamp) {
+        let Some(slice) = index.slices.get_mut(&id) else {
+            return;
+        };
+        if slice.pending_raw >= super::slice_file::RUN_BYTES {
+            self.flush.run(id);
+        }
+        self.report(slice.newly_crossed(id, now));
+    }
+
+    pub fn report(&self, crossed: impl IntoIterator<Item = CrossedSlice>) {
+        let mut reports = self.crossed.lock();
+        let before = reports.len();
+        reports.extend(crossed);
+        let grown = reports.len() > before;
+        drop(reports);
+        if grown {
+            self.crossed_filled.notify_one();
+        }
+    }
+}
+
+impl Volume {
+    /// Opens the volume in a directory, whatever state an earlier run left it in. Blocks on the disk.
+    ///
+    /// # Errors
+    /// When another process has it, or the directory cannot be used. Damage to what is in it is never an error: see
+    /// [`Recovery::damage`].
+    pub fn open(options: Options) -> Result<(Self, Recovery), OpenError> {
+        let dir = options.dir.clone();
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            move |source| OpenError::Directory { path, source }
+        };
+        options.disk.create_dir_all(&dir).map_err(failed(&dir))?;
+        let lock = lock(&dir)?;
+        let (id, created) = identity(&options)?;
+        for name in ["journal", "checkpoint", "slices"] {
+            let path = dir.join(name);
+            options.disk.create_dir_all(&path).map_err(failed(&path))?;
+        }
+        let mut recovered =
+            recovery::recover(&options, id).map_err(failed(&dir.join("journal")))?;
+        recovered.report.created = created;
+        Self::start(options, id, lock, recovered).map_err(failed(&dir))
+    }
+
+    fn start(
+        options: Options,
+        id: VolumeId,
+        lock: File,
+        recovered: Recovered,
+    ) -> io::Result<(Self, Recovery)> {
+        let Recovered {
+            mut index,
+            newest,
+            resume,
+            pool,
+            report,
+        } = recovered;
+        let journal = Journal::start(id, Arc::clone(&pool), resume)?;
+        index.usage.add(Arc::clone(journal.segment()));
+        let label = label(&options.dir);
+        let metrics = VolumeMetrics::new(label.clone(), options.metrics);
+        metrics.damaged(report.damage.len());
+        let shared = Arc::new(Shared {
+            id,
+            label,
+            max_journal_bytes: options.max_journal_bytes,
+            checkpoint_bytes: options.checkpoint_bytes,
+            reserve_bytes: options.reserve_bytes,
+            metrics,
+            queue: Queue::new(options.queue_bytes),
+            flush: FlushSignal::default(),
+            pool,
+            index: Mutex::new(index),
+            waiters: Mutex::default(),
+            free_bytes: AtomicU64::new(options.disk.free_bytes(&options.dir)?),
+            crossed: Mutex::default(),
+            crossed_filled: Notify::new(),
+            failed: OnceLock::new(),
+            abandoned: AtomicBool::new(false),
+            lock: Mutex::new(Some(lock)),
+            dir: options.dir,
+            disk: options.disk,
+            clock: options.clock,
+        });
+        wake_recovered(&shared);
+        let committer = Committer::new(Arc::clone(&shared), journal);
+        let flusher = Flusher::new(Arc::clone(&shared), newest);
+        let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
+            std::thread::Builder::new()
+                .name(name.to_owned())
+                .spawn(work)
+        };
+        let commit = spawn("volume-commit", Box::new(|| committer.run()))?;
+        let flush = spawn("volume-flush", Box::new(|| flusher.run()))?;
+        let inner = Inner {
+            shared,
+            threads: Mutex::new(Some(Threads { commit, flush })),
+            next_connection: AtomicU64::new(1),
+        };
+        Ok((Self(Arc::new(inner)), report))
+    }
+
+    /// The identity of the volume.
+    #[must_use]
+    pub fn id(&self) -> VolumeId {
+        self.0.shared.id
+    }
+
+    /// The directory.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.0.shared.dir
+    }
+
+    /// Connects a session. Every connection counts as newer than those before it.
+    ///
+    /// # Errors
+    /// When the volume has stopped.
+    pub fn connect(&self, session: SessionId) -> Result<VolumeConnection, ConnectError> {
+        if let Some(reason) = self.0.shared.failed() {
+            return Err(ConnectError::Closed {
+                volume: self.id(),
+                reason: reason.to_owned(),
+            });
+        }
+        let connection = self.0.next_connection.fetch_add(1, Ordering::Relaxed);
+        Ok(VolumeConnection {
+            shared: Arc::clone(&self.0.shared),
+            session,
+            connection,
+        })
+    }
+
+    /// Takes rows for a slice from now on. A slice that recovery found takes none before it is opened again. Asking twice
+    /// is fine.
+    pub fn open_slice(&self, spec: SliceSpec) {
+        let mut index = self.0.shared.index.lock();
+        let compression = spec.compression;
+        let slice = index
+            .slices
+            .entry(spec.id)
+            .or_insert_with(|| index::Slice::new(compression));
+        if slice.figures.rows == 0 {
+            slice.compression = compression;
+        }
+        slice.spec = Some(spec);
+    }
+
+    /// Seals a slice: no later append can succeed, and all before it are on the disk. The answer comes when the slice file is
+    /// complete. Asking again gives the same answer, also after the volume was opened anew; a slice that never had rows
+    /// has an empty content. The answer [`crate::wire::Unknown`] means: ask again.
+    pub fn seal(&self, slice: SliceId, successor: Option<SliceId>) -> Pending<Content> {
+        let (reply, pending) = Pending::channel();
+        self.0.shared.queue.push(Op::Seal {
+            slice,
+            successor,
+            reply,
+        });
+        pending
+    }
+
+    /// Gives up a slice whose rows are safe elsewhere: its file is removed and its part of the journal freed.
+    pub fn release(&self, slice: SliceId) {
+        self.0.shared.queue.push(Op::Release { slice });
+    }
+
+    /// All slices on the volume.
+    #[must_use]
+    pub fn slices(&self) -> Vec<SliceStatus> {
+        let index = self.0.shared.index.lock();
+        index
+            .slices
+            .iter()
+            .map(|(id, slice)| status_of(*id, slice))
+            .collect()
+    }
+
+    /// One slice, if it is on the volume.
+    #[must_use]
+    pub fn slice(&self, id: SliceId) -> Option<SliceStatus> {
+        self.0
+            .shared
+            .index
+            .lock()
+            .slices
+            .get(&id)
+            .map(|slice| status_of(id, slice))
+    }
+
+    /// What is on the volume in sum.
+    #[must_use]
+    pub fn figures(&self) -> Figures {
+        let mut sum = Figures::default();
+        for slice in self.0.shared.index.lock().slices.values() {
+            sum.add(&slice.figures);
+        }
+        sum
+    }
+
+    /// The file of a slice. It is complete once the slice is sealed, and absent for a slice without rows.
+    #[must_use]
+    pub fn slice_path(&self, slice: SliceId) -> PathBuf {
+        self.0.shared.slice_path(slice)
+    }
+
+    /// Waits for a slice to reach a limit of its trigger. Each slice is reported once in a run.
+    ///
+    /// # Cancel safety
+    /// A report is not lost when the future is dropped before it is ready.
+    pub async fn next_crossed(&self) -> CrossedSlice {
+        loop {
+            if let Some(crossed) = self.0.shared.crossed.lock().pop_front() {
+                return crossed;
+            }
+            self.0.shared.crossed_filled.notified().await;
+        }
+    }
+
+    /// How the volume is.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let shared = &self.0.shared;
+        let journal_bytes = shared.index.lock().usage.bytes();
+        let free_bytes = shared.free_bytes.load(Ordering::Relaxed);
+        let full = journal_bytes > shared.max_journal_bytes || free_bytes < shared.reserve_bytes;
+        let health = match shared.failed() {
+            Some(reason) => Health::Failed(reason.to_owned()),
+            None if full => Health::Full,
+            None => Health::Healthy,
+        };
+        Status {
+            health,
+            free_bytes,
+            journal_bytes,
+            queue_bytes: shared.queue.bytes(),
+        }
+    }
+
+    /// Stops the volume in order: takes nothing more, answers what is queued, ends its threads, gives up the directory.
+    /// Slices stay as they are.
+    pub async fn stop(&self) {
+        self.0.shared.queue.stop();
+        self.join().await;
+    }
+
+    /// Stops the volume as if the process had been killed: nothing that is queued is done or answered. For a writer that has
+    /// learned that another one took its place.
+    pub async fn abandon(&self) {
+        self.0.shared.abandoned.store(true, Ordering::Release);
+        self.0.shared.drop_everything();
+        self.join().await;
+    }
+
+    async fn join(&self) {
+        let Some(threads) = self.0.threads.lock().take() else {
+            return;
+        };
+        let shared = Arc::clone(&self.0.shared);
+        let joined = tokio::task::spawn_blocking(move || {
+            let commit = threads.commit.join();
+            // The flush thread ends after the commit thread, so that a seal that was queued still gets its content.
+            shared.flush.stop();
+            let result = commit.and(threads.flush.join());
+            // Handles and connections may live on; another process may have the directory now.
+            shared.lock.lock().take();
+            result
+        });
+        if !matches!(joined.await, Ok(Ok(()))) {
+            tracing::error!(volume = %self.0.shared.label, "a thread of the volume panicked");
+        }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // Threads of a volume that nobody stopped must not outlive its last handle.
+        if self.threads.lock().is_some() {
+            self.shared.abandoned.store(true, Ordering::Release);
+            self.shared.drop_everything();
+        }
+    }
+}
+
+fn status_of(id: SliceId, slice: &index::Slice) -> SliceStatus {
+    let stage = match slice.stage {
+        index::Stage::Open => Stage::Open,
+        index::Stage::Sealing { .. } => Stage::Sealing,
+        index::Stage::Sealed { .. } => Stage::Sealed,
+    };
+    SliceStatus {
+        id,
+        stage,
+        figures: slice.figures,
+    }
+}
+
+/// Lets the flush thread go on with what recovery found.
+fn wake_recovered(shared: &Shared) {
+    let index = shared.index.lock();
+    for (id, slice) in &index.slices {
+        if matches!(slice.stage, index::Stage::Sealing { .. }) {
+            shared.flush.seal(*id);
+        } else if slice.pending_raw >= super::slice_file::RUN_BYTES {
+            shared.flush.run(*id);
+        }
+    }
+    drop(index);
+    shared.flush.segment_started();
+}
+
+fn lock(dir: &Path) -> Result<File, OpenError> {
+    let path = dir.join("lock");
+    let failed = |source| OpenError::Directory {
+        path: path.clone(),
+        source,
+    };
+    let file = super::durable::open_for_writing(&path).map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(OpenError::Locked {
+            path: dir.to_owned(),
+        }),
+        Err(TryLockError::Error(source)) => Err(failed(source)),
+    }
+}
+
+/// Reads the identity of the volume, or makes one for a new volume.
+fn identity(options: &Options) -> Result<(VolumeId, bool), OpenError> {
+    let path = options.dir.join("volume-id");
+    let failed = |source| OpenError::Directory {
+        path: path.clone(),
+        source,
+    };
+    match options.disk.read(&path) {
+        Ok(bytes) => {
+            let text = String::from_utf8_lossy(&bytes);
+            let id = text
+                .trim()
+                .parse()
+                .map_err(|_| OpenError::Identity { path: path.clone() })?;
+            Ok((id, false))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let id = VolumeId::new(options.clock.now(), rand::random());
+            options
+                .disk
+                .replace(&path, format!("{id}\n").as_bytes())
+                .map_err(failed)?;
+            Ok((id, true))
+        }
+        Err(error) => Err(failed(error)),
+    }
+}
+
+/// The last two segments of the path, `type/label`: what people call the volume.
+fn label(dir: &Path) -> String {
+    let name = |path: &Path| {
+        path.file_name()
+            .map(|name| name.to_string_lossy().into_owned())
+    };
+    let own = name(dir).unwrap_or_default();
+    match dir.parent().and_then(name) {
+        Some(kind) => format!("{kind}/{own}"),
+        None => own,
+    }
+}
+
+/// A connection of one session.
+pub struct VolumeConnection {
+    shared: Arc<Shared>,
+    session: SessionId,
+    connection: u64,
+}
+
+impl Connection for VolumeConnection {
+    fn append(&self, batch: Batch) -> Pending<Answer> {
+        let (reply, pending) = Pending::channel();
+        self.shared
+            .queue
+            .append(self.session, self.connection, batch, reply);
+        pending
+    }
+
+    fn open(&self, slices: Vec<SliceId>) -> Pending<BTreeMap<SliceId, Opened>> {
+        let (reply, pending) = Pending::channel();
+        self.shared
+            .queue
+            .open(self.session, self.connection, slices, reply);
+        pending
+    }
+}
