@@ -1,1 +1,51 @@
-//! Placeholder.
+//! A single-node, persistent server of the etcd v3 gRPC API, inside the process.
+//!
+//! It exists so that one process needs no etcd beside it. All other code speaks to it through `etcd-client`, exactly as
+//! it speaks to a real etcd, so there is one code path; the conformance suite in `tests/` runs against both.
+//!
+//! # Who owns what
+//!
+//! * One thread, the *writer*, changes the state. Requests that change something are queued to it; it drains the queue,
+//!   applies everything, makes the whole group durable by one transaction, and only then answers and publishes the
+//!   events. An error of the disk ends the server: what was not stored is never shown and never retried.
+//! * Reads see durable revisions only, and do not wait for a write in flight.
+//! * Watches hold no events of their own. Each reads the history at its own pace; one that falls behind the compaction
+//!   is cancelled with the revision it can restart from. A slow watcher therefore costs no memory.
+//! * Memory holds every live key and the history since the last compaction; the disk holds the same. The history is
+//!   compacted automatically ([`Options::keep_revisions`]), so both are bounded by the live keys plus that.
+//!
+//! # Differences from a cluster
+//!
+//! * Leases live in memory. Granting one and keeping it alive touch no disk. **All leases of a previous boot are revoked
+//!   when the directory is opened**: their keys are deleted, in one revision, before the first request is served.
+//! * `raft_term` in the headers counts the boots.
+//! * A lease can be as short as one second (etcd: two).
+//! * The header revision of a watch response that carries events is the revision up to which this watcher has seen
+//!   everything, so it is always safe to resume after it.
+//!
+//! # What it refuses to do
+//!
+//! Replication, authentication, `Lock` and `Election`, snapshots, alarms, changes of membership. The unix socket is
+//! protected by its file mode; a TCP listener ([`Options::listen`]) is open to whoever reaches it. One process at a time:
+//! a second one is refused ([`OpenError::AlreadyOpen`]).
+
+mod connection;
+mod directory;
+mod disk;
+mod endpoint;
+mod lease;
+mod mvcc;
+mod options;
+mod refusal;
+mod rpc;
+mod server;
+mod shared;
+mod socket;
+mod state;
+mod txn;
+mod writer;
+
+pub use disk::OpenError;
+pub use endpoint::Endpoint;
+pub use options::Options;
+pub use server::{ServeError, Server};

@@ -1,1 +1,48 @@
-//! Placeholder.
+//! Receives records over HTTP, makes rows of them, and answers when the rows are durable.
+//!
+//! ```text
+//! receive ─▶ dispatch ─▶ mapper ─▶ lane (open batch) ─▶ owner task ─▶ link ─▶ volume
+//!    ▲            │                                         │
+//!    │            └── table ◀── feed ◀── mirror             │ one wake-up
+//!    └───────────────── answer ◀── completion ◀─────────────┘ per batch
+//! ```
+//!
+//! A request adds its rows to the open batch of a *lane*, one per source and volume, and waits. The task of the lane
+//! sends batches by the append protocol (`stream_storage::wire`) and publishes each outcome once, for all its requests.
+//!
+//! Invariants:
+//!
+//! * A record that is acknowledged is in every enabled sink of its source that did not refuse it; a record whose request
+//!   failed with anything but `outcomeUnknown` is in none, and never will be.
+//! * A record is written at most once, whatever answers are lost and whichever slices are sealed meanwhile (`lane`).
+//! * Memory for records that wait is bounded for the whole process (`admission`), and each is answered by its deadline.
+//! * Nothing is answered 2xx and dropped: a source without enabled sinks refuses.
+//!
+//! The crate refuses to decide where slices are, when they rotate and what they contain: it reads that from the mirror.
+
+mod admission;
+mod answer;
+mod balance;
+mod batch;
+mod body;
+mod completion;
+mod component;
+mod config;
+mod dispatch;
+mod feed;
+mod frames;
+mod lane;
+mod lanes;
+mod link;
+mod mapper;
+mod metrics;
+mod receive;
+mod route;
+mod table;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+
+pub use component::{Deps, HttpSource, StartError};
+pub use config::Config;

@@ -1,0 +1,670 @@
+//! The configuration of the process: every key, its default and its limits.
+//!
+//! Layers: defaults < files < `STREAM_*` environment < flags. The same key is `storage.volumesPath` in a file,
+//! `STREAM_STORAGE_VOLUMES_PATH` in the environment and `--storage-volumes-path` as a flag. `docs/configuration.md` is the
+//! reference.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use stream_model::level::{
+    Assignment, Compression, ConfiguredImport, ConfiguredUpload, Defaults, Durability, Local,
+};
+use stream_model::unit::{ByteSize, Interval};
+use stream_model::{NodeId, Secret};
+use stream_node::LogFormat;
+
+/// Keys whose values are never shown.
+pub const SECRETS: &[&str] = &["etcd.password"];
+
+macro_rules! section {
+    ($(#[$doc:meta])* $name:ident { $($(#[$field_doc:meta])* $field:ident: $type:ty = $default:expr,)* }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Serialize, Deserialize)]
+        #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+        pub struct $name { $($(#[$field_doc])* pub $field: $type,)* }
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self { $($field: $default,)* }
+            }
+        }
+    };
+}
+
+section! {
+    /// All keys.
+    Config {
+        /// Name of this machine or pod within the cluster. Default: the host name.
+        #[serde(rename = "nodeID")]
+        node_id: String = String::new(),
+        /// Host name under which other nodes reach this one. Default: the host name of the machine.
+        hostname: String = String::new(),
+        /// Directory of everything that a standalone process keeps. Default `.stream-data`.
+        data_dir: PathBuf = PathBuf::from(".stream-data"),
+        /// Logs.
+        log: Log = Log::default(),
+        /// State.
+        etcd: Etcd = Etcd::default(),
+        /// The port for health and metrics.
+        metrics: Metrics = Metrics::default(),
+        /// Configuration API.
+        api: stream_api::Config = stream_api::Config::default(),
+        /// Sources.
+        source: Source = Source::default(),
+        /// Local disk, staging and target.
+        storage: Storage = Storage::default(),
+        /// Object storage.
+        staging: Staging = Staging::default(),
+        /// Targets.
+        target: Target = Target::default(),
+    }
+}
+
+section! {
+    /// `log.*`
+    Log {
+        /// `text` or `json`. Default `text`.
+        format: LogFormat = LogFormat::Text,
+        /// What is logged: `error`, `warn`, `info`, `debug`, or a list such as `info,stream_storage=debug`. Default `info`.
+        level: String = "info".to_owned(),
+    }
+}
+
+section! {
+    /// `etcd.*`
+    Etcd {
+        /// URLs of the members, separated by commas. Default: none, the state is kept in the data directory.
+        endpoint: Vec<String> = Vec::new(),
+        /// Prefix of all keys. Default `stream`.
+        namespace: String = "stream".to_owned(),
+        /// User name. Default: none.
+        username: Option<String> = None,
+        /// Password of the user. Default: none.
+        password: Option<Secret<String>> = None,
+        /// How long the first connection may take, 1s to 5m. Default 30s.
+        connect_timeout: Interval = Interval::from_secs(30),
+        /// How often a connection is probed, 1s to 5m. Default 10s.
+        keep_alive_interval: Interval = Interval::from_secs(10),
+        /// How long the answer to a probe may take, 1s to 5m. Default 5s.
+        keep_alive_timeout: Interval = Interval::from_secs(5),
+        /// The embedded state store.
+        embedded: EmbeddedEtcd = EmbeddedEtcd::default(),
+    }
+}
+
+section! {
+    /// `etcd.embedded.*`
+    EmbeddedEtcd {
+        /// Address on which the embedded state store also listens, without encryption or authentication. Default: none, it
+        /// is reached through a socket in the data directory.
+        listen: Option<SocketAddr> = None,
+    }
+}
+
+section! {
+    /// `metrics.*`
+    Metrics {
+        /// Address of `/health`, `/ready` and `/metrics`. Default `0.0.0.0:9000`.
+        listen: SocketAddr = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 9000)),
+    }
+}
+
+section! {
+    /// `source.*`
+    Source {
+        /// HTTP source.
+        http: stream_http_source::Config = stream_http_source::Config::default(),
+    }
+}
+
+section! {
+    /// `staging.*`
+    Staging {
+        /// `file://` and an absolute path. Default: `staging` in the data directory.
+        url: String = String::new(),
+    }
+}
+
+section! {
+    /// `target.*`
+    Target {
+        /// SQLite.
+        sqlite: SqliteTarget = SqliteTarget::default(),
+    }
+}
+
+section! {
+    /// `target.sqlite.*`
+    SqliteTarget {
+        /// The database file. Default: `tables.sqlite` in the data directory.
+        path: Option<PathBuf> = None,
+    }
+}
+
+section! {
+    /// `storage.*`
+    Storage {
+        /// Directory of the volumes, `<type>/<label>` below it. Default: `volumes` in the data directory.
+        volumes_path: Option<PathBuf> = None,
+        /// Removal of what is not needed any more.
+        metadata_cleanup: MetadataCleanup = MetadataCleanup::default(),
+        /// The three levels.
+        level: Level = Level::default(),
+    }
+}
+
+section! {
+    /// `storage.metadataCleanup.*`
+    MetadataCleanup {
+        /// Whether anything is removed. Default true.
+        enable: bool = true,
+        /// Time between two rounds, 1s to 24h. Default 1m.
+        interval: Interval = Interval::from_secs(60),
+        /// Imported files of a sink that are kept for inspection, 0 to 100. Default 30.
+        archived_file_retention_per_sink: usize = 30,
+        /// How long imported files and their staged objects are kept at least, 1s to 720h. Default 1h.
+        archived_file_expiration: Interval = Interval::from_secs(3600),
+    }
+}
+
+section! {
+    /// `storage.level.*`
+    Level {
+        /// Local disk.
+        local: LocalLevel = LocalLevel::default(),
+        /// Staging.
+        staging: StagingLevel = StagingLevel::default(),
+        /// Target.
+        target: TargetLevel = TargetLevel::default(),
+    }
+}
+
+section! {
+    /// `storage.level.local.*`
+    LocalLevel {
+        /// Volumes.
+        volume: VolumeLevel = VolumeLevel::default(),
+        /// Encoding.
+        encoding: Encoding = Encoding::default(),
+        /// Journal.
+        journal: Journal = Journal::default(),
+        /// Batches are refused while the file system has less free space. 1MB and more. Default 256MB.
+        reserve: ByteSize = ByteSize(256 << 20),
+    }
+}
+
+section! {
+    /// `storage.level.local.volume.*`
+    VolumeLevel {
+        /// Where the rows of a source go.
+        assignment: VolumeAssignment = VolumeAssignment::default(),
+        /// How a volume is announced.
+        registration: VolumeRegistration = VolumeRegistration::default(),
+    }
+}
+
+section! {
+    /// `storage.level.local.volume.assignment.*`
+    VolumeAssignment {
+        /// Volumes of a source, 1 to 100. Default 1.
+        count: u32 = 1,
+        /// Volume types, the most preferred first. Default `default`.
+        preferred_types: Vec<String> = vec!["default".to_owned()],
+    }
+}
+
+section! {
+    /// `storage.level.local.volume.registration.*`
+    VolumeRegistration {
+        /// Seconds until a node that is gone is noticed, 1 to 60. Default 10.
+        ttl_seconds: u64 = 10,
+    }
+}
+
+section! {
+    /// `storage.level.local.encoding.*`
+    Encoding {
+        /// Compression of slices.
+        compression: EncodingCompression = EncodingCompression::default(),
+        /// What an acknowledgement promises.
+        sync: EncodingSync = EncodingSync::default(),
+    }
+}
+
+section! {
+    /// `storage.level.local.encoding.compression.*`
+    EncodingCompression {
+        /// `zstd`, `gzip` or `none`. Default `zstd`.
+        #[serde(rename = "type")]
+        kind: CompressionKind = CompressionKind::Zstd,
+        /// zstd.
+        zstd: ZstdOptions = ZstdOptions::default(),
+        /// gzip.
+        gzip: GzipOptions = GzipOptions::default(),
+    }
+}
+
+section! {
+    /// `storage.level.local.encoding.compression.zstd.*`
+    ZstdOptions {
+        /// 1 (fast) to 19 (small). Default 1.
+        level: u8 = 1,
+    }
+}
+
+section! {
+    /// `storage.level.local.encoding.compression.gzip.*`
+    GzipOptions {
+        /// 1 (fast) to 9 (small). Default 1.
+        level: u8 = 1,
+    }
+}
+
+section! {
+    /// `storage.level.local.encoding.sync.*`
+    EncodingSync {
+        /// `disk` (survives power loss, answered 200) or `cache` (survives a crash of the process, answered 202). Default `disk`.
+        mode: SyncMode = SyncMode::Disk,
+        /// Whether the answer waits for it; without waiting requests are answered 202. Default true.
+        wait: bool = true,
+    }
+}
+
+section! {
+    /// `storage.level.local.journal.*`
+    Journal {
+        /// Length of a segment, 1MB to 1GB. Default 32MB.
+        segment_size: ByteSize = ByteSize(32 << 20),
+        /// Segments in use beyond which a checkpoint is made, from 1MB. Default 256MB.
+        checkpoint_size: ByteSize = ByteSize(256 << 20),
+        /// Segments in use beyond which batches are refused, from twice the checkpoint size. Default 1GB.
+        max_size: ByteSize = ByteSize(1 << 30),
+    }
+}
+
+section! {
+    /// `storage.level.staging.*`
+    StagingLevel {
+        /// Uploads.
+        upload: Upload = Upload::default(),
+    }
+}
+
+section! {
+    /// `storage.level.staging.upload.*`
+    Upload {
+        /// Least time between two rotations of a slice, 1s to 30m. Default: 1s for SQL tables, 10s for Keboola tables.
+        min_interval: Option<Interval> = None,
+        /// When a slice is uploaded.
+        trigger: UploadTrigger = UploadTrigger::default(),
+    }
+}
+
+section! {
+    /// `storage.level.staging.upload.trigger.*`
+    UploadTrigger {
+        /// Rows in the slice, 1 to 10000000. Default 10000.
+        count: Option<u64> = None,
+        /// Compressed bytes in the slice, 100B to 50MB. Default 5MB.
+        size: Option<ByteSize> = None,
+        /// Age since the first record, 1s to 30m. Default: 5s for SQL tables, 30s for Keboola tables.
+        interval: Option<Interval> = None,
+    }
+}
+
+section! {
+    /// `storage.level.target.*`
+    TargetLevel {
+        /// Imports.
+        import: Import = Import::default(),
+    }
+}
+
+section! {
+    /// `storage.level.target.import.*`
+    Import {
+        /// Least time between two rotations of a file, 1s to 24h. Default: 1s for SQL tables, 1m for Keboola tables.
+        min_interval: Option<Interval> = None,
+        /// When a file is imported.
+        trigger: ImportTrigger = ImportTrigger::default(),
+    }
+}
+
+section! {
+    /// `storage.level.target.import.trigger.*`
+    ImportTrigger {
+        /// Rows in the file, 1 to 10000000. Default 50000.
+        count: Option<u64> = None,
+        /// Compressed bytes in the file, 100B to 500MB. Default 50MB.
+        size: Option<ByteSize> = None,
+        /// Age since the first record, 1s to 24h. Default: 10s for SQL tables, 1m for Keboola tables.
+        interval: Option<Interval> = None,
+        /// Slices in the file, 1 to 200. Default 100.
+        slices_count: Option<u64> = None,
+    }
+}
+
+/// Compression of slices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CompressionKind {
+    /// Plain CSV.
+    None,
+    /// gzip members.
+    Gzip,
+    /// zstd frames.
+    Zstd,
+}
+
+/// Where a record must be before it is acknowledged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SyncMode {
+    /// On the disk.
+    Disk,
+    /// In the operating system.
+    Cache,
+}
+
+impl Config {
+    /// Fills in the defaults that depend on the machine or on other keys.
+    #[must_use]
+    pub fn resolved(mut self) -> Self {
+        let machine = rustix::system::uname()
+            .nodename()
+            .to_string_lossy()
+            .into_owned();
+        if self.node_id.is_empty() {
+            self.node_id.clone_from(&machine);
+        }
+        if self.hostname.is_empty() {
+            self.hostname = machine;
+        }
+        let in_data_dir = |name: &str| Some(self.data_dir.join(name));
+        self.storage.volumes_path = self.storage.volumes_path.or_else(|| in_data_dir("volumes"));
+        self.target.sqlite.path = self
+            .target
+            .sqlite
+            .path
+            .or_else(|| in_data_dir("tables.sqlite"));
+        if self.staging.url.is_empty() {
+            let absolute =
+                std::path::absolute(&self.data_dir).unwrap_or_else(|_| self.data_dir.clone());
+            self.staging.url = format!("file://{}", absolute.join("staging").display());
+        }
+        self
+    }
+
+    /// Whether the state is kept in this process.
+    #[must_use]
+    pub fn is_standalone(&self) -> bool {
+        self.etcd.endpoint.is_empty()
+    }
+
+    /// Checks what single values cannot say.
+    ///
+    /// # Errors
+    /// A sentence that names the key, the value and what it may be.
+    pub fn validate(&self) -> Result<(), String> {
+        self.node_id
+            .parse::<NodeId>()
+            .map_err(|error| format!("nodeID: {error}"))?;
+        self.api.validate().map_err(|error| error.to_string())?;
+        self.source.http.validate()?;
+        let minutes = |n: u64| Interval::from_secs(n * 60);
+        let second = Interval::from_secs(1);
+        let half_hour = Some(minutes(30));
+        let day = Some(minutes(24 * 60));
+        between(
+            "etcd.connectTimeout",
+            self.etcd.connect_timeout,
+            second,
+            minutes(5),
+        )?;
+        between(
+            "etcd.keepAliveInterval",
+            self.etcd.keep_alive_interval,
+            second,
+            minutes(5),
+        )?;
+        between(
+            "etcd.keepAliveTimeout",
+            self.etcd.keep_alive_timeout,
+            second,
+            minutes(5),
+        )?;
+        let cleanup = &self.storage.metadata_cleanup;
+        between(
+            "storage.metadataCleanup.interval",
+            cleanup.interval,
+            second,
+            minutes(24 * 60),
+        )?;
+        let expiration = cleanup.archived_file_expiration;
+        let key = "storage.metadataCleanup.archivedFileExpiration";
+        between(key, expiration, second, minutes(720 * 60))?;
+        let key = "storage.metadataCleanup.archivedFileRetentionPerSink";
+        between(key, cleanup.archived_file_retention_per_sink, 0, 100)?;
+        let upload = &self.storage.level.staging.upload;
+        let key = |name: &str| format!("storage.level.staging.upload.{name}");
+        optional(&key("minInterval"), upload.min_interval, second, half_hour)?;
+        optional(
+            &key("trigger.count"),
+            upload.trigger.count,
+            1,
+            Some(10_000_000),
+        )?;
+        optional(
+            &key("trigger.size"),
+            upload.trigger.size,
+            ByteSize(100),
+            Some(ByteSize(50 << 20)),
+        )?;
+        optional(
+            &key("trigger.interval"),
+            upload.trigger.interval,
+            second,
+            half_hour,
+        )?;
+        let import = &self.storage.level.target.import;
+        let key = |name: &str| format!("storage.level.target.import.{name}");
+        optional(&key("minInterval"), import.min_interval, second, day)?;
+        optional(
+            &key("trigger.count"),
+            import.trigger.count,
+            1,
+            Some(10_000_000),
+        )?;
+        optional(
+            &key("trigger.size"),
+            import.trigger.size,
+            ByteSize(100),
+            Some(ByteSize(500 << 20)),
+        )?;
+        optional(
+            &key("trigger.interval"),
+            import.trigger.interval,
+            second,
+            day,
+        )?;
+        optional(
+            &key("trigger.slicesCount"),
+            import.trigger.slices_count,
+            1,
+            Some(200),
+        )?;
+        self.validate_local()
+    }
+
+    fn validate_local(&self) -> Result<(), String> {
+        let local = &self.storage.level.local;
+        let key = |name: &str| format!("storage.level.local.{name}");
+        let size = |megabytes: u64| ByteSize(megabytes << 20);
+        between(
+            &key("volume.assignment.count"),
+            local.volume.assignment.count,
+            1,
+            100,
+        )?;
+        between(
+            &key("volume.registration.ttlSeconds"),
+            local.volume.registration.ttl_seconds,
+            1,
+            60,
+        )?;
+        let compression = &local.encoding.compression;
+        between(
+            &key("encoding.compression.zstd.level"),
+            compression.zstd.level,
+            1,
+            19,
+        )?;
+        between(
+            &key("encoding.compression.gzip.level"),
+            compression.gzip.level,
+            1,
+            9,
+        )?;
+        let journal = &local.journal;
+        between(
+            &key("journal.segmentSize"),
+            journal.segment_size,
+            size(1),
+            size(1024),
+        )?;
+        optional(
+            &key("journal.checkpointSize"),
+            Some(journal.checkpoint_size),
+            size(1),
+            None,
+        )?;
+        let least = ByteSize(journal.checkpoint_size.0.saturating_mul(2));
+        optional(&key("journal.maxSize"), Some(journal.max_size), least, None)?;
+        optional(&key("reserve"), Some(local.reserve), size(1), None)
+    }
+
+    /// The levels of sinks before source and sink settings.
+    #[must_use]
+    pub fn defaults(&self) -> Defaults {
+        let level = &self.storage.level;
+        let encoding = &level.local.encoding;
+        let compression = match encoding.compression.kind {
+            CompressionKind::None => Compression::None,
+            CompressionKind::Gzip => Compression::Gzip {
+                level: encoding.compression.gzip.level,
+            },
+            CompressionKind::Zstd => Compression::Zstd {
+                level: encoding.compression.zstd.level,
+            },
+        };
+        let durability = match (encoding.sync.mode, encoding.sync.wait) {
+            (_, false) => Durability::Memory,
+            (SyncMode::Disk, true) => Durability::Disk,
+            (SyncMode::Cache, true) => Durability::Cache,
+        };
+        let assignment = &level.local.volume.assignment;
+        let (upload, import) = (&level.staging.upload, &level.target.import);
+        Defaults {
+            local: Local {
+                compression,
+                durability,
+                assignment: Assignment {
+                    count: assignment.count,
+                    preferred_types: assignment.preferred_types.clone(),
+                },
+            },
+            upload: ConfiguredUpload {
+                count: upload.trigger.count,
+                size: upload.trigger.size,
+                interval: upload.trigger.interval,
+                min_interval: upload.min_interval,
+            },
+            import: ConfiguredImport {
+                count: import.trigger.count,
+                size: import.trigger.size,
+                interval: import.trigger.interval,
+                min_interval: import.min_interval,
+                slices_count: import.trigger.slices_count,
+            },
+        }
+    }
+
+    /// How etcd is reached.
+    #[must_use]
+    pub fn etcd_options(&self) -> stream_state::ConnectOptions {
+        stream_state::ConnectOptions {
+            endpoints: self.etcd.endpoint.clone(),
+            username: self.etcd.username.clone(),
+            password: self.etcd.password.clone(),
+            connect_timeout: self.etcd.connect_timeout.0,
+            keep_alive_interval: self.etcd.keep_alive_interval.0,
+            keep_alive_timeout: self.etcd.keep_alive_timeout.0,
+        }
+    }
+
+    /// How long a registration outlives its process.
+    #[must_use]
+    pub const fn registration_ttl(&self) -> Duration {
+        Duration::from_secs(self.storage.level.local.volume.registration.ttl_seconds)
+    }
+}
+
+fn between<T: PartialOrd + std::fmt::Display>(
+    key: &str,
+    value: T,
+    min: T,
+    max: T,
+) -> Result<(), String> {
+    optional(key, Some(value), min, Some(max))
+}
+
+fn optional<T: PartialOrd + std::fmt::Display>(
+    key: &str,
+    value: Option<T>,
+    min: T,
+    max: Option<T>,
+) -> Result<(), String> {
+    match (value, max) {
+        (Some(value), Some(max)) if value < min || value > max => {
+            Err(format!("{key} is {value}; set {min} to {max}"))
+        }
+        (Some(value), None) if value < min => Err(format!("{key} is {value}; set {min} or more")),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_are_valid_once_resolved() {
+        let config = Config::default().resolved();
+        assert_eq!(config.validate(), Ok(()));
+        assert!(config.is_standalone());
+        assert!(config.staging.url.starts_with("file:///"));
+        assert_eq!(config.defaults(), Defaults::default());
+    }
+
+    #[test]
+    fn a_value_out_of_range_is_named_with_its_limits() {
+        let mut config = Config::default().resolved();
+        config.storage.level.staging.upload.trigger.interval = Some(Interval::from_secs(3600));
+        let expected = "storage.level.staging.upload.trigger.interval is 1h0m0s; set 1s to 30m0s";
+        assert_eq!(config.validate(), Err(expected.to_owned()));
+        let mut config = Config::default().resolved();
+        config.storage.level.local.journal.max_size = ByteSize(1 << 20);
+        let message = config.validate().expect_err("too small");
+        assert!(message.ends_with("set 512MB or more"), "{message}");
+    }
+
+    #[test]
+    fn a_password_is_not_printed() {
+        let mut config = Config::default();
+        config.etcd.password = Some(Secret::new("hunter2".to_owned()));
+        assert!(!format!("{config:?}").contains("hunter2"));
+    }
+}

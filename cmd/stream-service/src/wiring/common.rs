@@ -1,0 +1,241 @@
+//! What all components of a process share, and how each component is started with it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Context;
+use stream_api::token::AdminToken;
+use stream_http_source::HttpSource;
+use stream_model::time::SystemClock;
+use stream_model::{Clock, NodeId, Secret, SessionId};
+use stream_node::{Listener, OnError, Readiness, ReconcilerMetrics, Shutdown, Tasks};
+use stream_state::{Lease, Mirror, NodeRegistration, Store};
+use stream_storage::local;
+use stream_storage::staging::Staging;
+use stream_storage::wire::direct::Direct;
+use stream_storage_coordinator::{CleanupOptions, Coordinator, CoordinatorOptions};
+use stream_storage_node::{
+    OpenVolumes, Reader, ReaderDeps, ReaderOptions, Writer, WriterDeps, WriterOptions,
+};
+use stream_target::Targets;
+
+use crate::banner::Addresses;
+use crate::component::Component;
+use crate::config::Config;
+
+/// What all components share.
+pub struct Common {
+    pub store: Store,
+    mirror: Mirror,
+    pub lease: Lease,
+    pub clock: Arc<dyn Clock>,
+    registry: prometheus::Registry,
+    reconcilers: ReconcilerMetrics,
+    readiness: Readiness,
+    shutdown: Shutdown,
+    node: NodeId,
+}
+
+impl Common {
+    pub async fn open(
+        config: &Config,
+        client: etcd_client::Client,
+        registry: &prometheus::Registry,
+        readiness: Readiness,
+        shutdown: &Shutdown,
+    ) -> anyhow::Result<(Self, Tasks)> {
+        let store = Store::open(client, &config.etcd.namespace).await?;
+        let (mirror, mirror_task) = Mirror::start(&store).await?;
+        let lease = store.grant_lease(config.registration_ttl()).await?;
+        let tasks = Tasks::new("state", shutdown);
+        let token = tasks.token();
+        tasks.spawn("mirror", OnError::StopProcess, async move {
+            mirror_task.run(token).await.map_err(Into::into)
+        });
+        let (token, kept) = (tasks.token(), lease.clone());
+        tasks.spawn("lease", OnError::StopProcess, async move {
+            kept.keep_alive(token).await.map_err(Into::into)
+        });
+        let common = Self {
+            store,
+            mirror,
+            lease,
+            clock: Arc::new(SystemClock),
+            registry: registry.clone(),
+            reconcilers: ReconcilerMetrics::register(registry)?,
+            readiness,
+            shutdown: shutdown.clone(),
+            node: config.node_id.parse()?,
+        };
+        Ok((common, tasks))
+    }
+
+    /// Announces the components of this process.
+    pub async fn register(
+        &self,
+        components: &BTreeSet<Component>,
+        addresses: &Addresses,
+    ) -> anyhow::Result<()> {
+        let listeners = [
+            ("api", addresses.api),
+            ("source", addresses.source),
+            ("admin", addresses.admin),
+        ];
+        let shown: BTreeMap<String, String> = listeners
+            .into_iter()
+            .filter_map(|(name, address)| Some((name.to_owned(), address?.to_string())))
+            .collect();
+        for component in components {
+            let registration = NodeRegistration {
+                version: crate::VERSION.to_owned(),
+                started_at: self.clock.now(),
+                addresses: shown.clone(),
+            };
+            self.store
+                .register_node(&self.lease, component.name(), &self.node, registration)
+                .await?;
+        }
+        Ok(())
+    }
+
+    pub async fn coordinator(
+        &self,
+        config: &Config,
+        staging: Staging,
+        targets: Targets,
+    ) -> anyhow::Result<Coordinator> {
+        let cleanup = &config.storage.metadata_cleanup;
+        let options = CoordinatorOptions {
+            defaults: config.defaults(),
+            cleanup: CleanupOptions {
+                enabled: cleanup.enable,
+                interval: cleanup.interval.0,
+                retention: cleanup.archived_file_expiration.0,
+                archived_files_per_sink: cleanup.archived_file_retention_per_sink,
+                ..CleanupOptions::default()
+            },
+            ..CoordinatorOptions::default()
+        };
+        let deps = stream_storage_coordinator::Deps {
+            store: self.store.clone(),
+            mirror: self.mirror.clone(),
+            staging,
+            targets,
+            clock: Arc::clone(&self.clock),
+            registry: self.registry.clone(),
+            reconcilers: self.reconcilers.clone(),
+            ready: self.readiness.register("storage-coordinator"),
+            shutdown: self.shutdown.clone(),
+            node: self.node.clone(),
+        };
+        Ok(Coordinator::start(options, deps).await?)
+    }
+
+    pub async fn writer(&self, config: &Config, direct: Direct) -> anyhow::Result<Writer> {
+        let volumes_path = config
+            .storage
+            .volumes_path
+            .clone()
+            .context("storage.volumesPath has no value")?;
+        let level = &config.storage.level.local;
+        let options = WriterOptions {
+            create_default: config.is_standalone()
+                && volumes_path == config.data_dir.join("volumes"),
+            volumes_path,
+            volume: local::Options {
+                segment_bytes: level.journal.segment_size.0,
+                checkpoint_bytes: level.journal.checkpoint_size.0,
+                max_journal_bytes: level.journal.max_size.0,
+                reserve_bytes: level.reserve.0,
+                metrics: local::Metrics::register(&self.registry)?,
+                ..local::Options::new(PathBuf::new(), Arc::clone(&self.clock))
+            },
+        };
+        let deps = WriterDeps {
+            store: self.store.clone(),
+            mirror: self.mirror.clone(),
+            lease: self.lease.clone(),
+            direct,
+            node: self.node.clone(),
+            clock: Arc::clone(&self.clock),
+            registry: self.registry.clone(),
+            reconcilers: self.reconcilers.clone(),
+            ready: self.readiness.register("storage-writer"),
+            shutdown: self.shutdown.clone(),
+        };
+        Ok(Writer::start(options, deps).await?)
+    }
+
+    pub fn reader(&self, volumes: OpenVolumes, staging: Staging) -> anyhow::Result<Reader> {
+        let deps = ReaderDeps {
+            store: self.store.clone(),
+            mirror: self.mirror.clone(),
+            staging,
+            files: Arc::new(volumes),
+            clock: Arc::clone(&self.clock),
+            registry: self.registry.clone(),
+            reconcilers: self.reconcilers.clone(),
+            ready: self.readiness.register("storage-reader"),
+            shutdown: self.shutdown.clone(),
+        };
+        Ok(Reader::start(&ReaderOptions::default(), deps)?)
+    }
+
+    pub async fn admin_token(
+        &self,
+        config: &Config,
+    ) -> anyhow::Result<(PathBuf, Option<Secret<String>>)> {
+        let path = config.data_dir.join("admin-token");
+        let token = stream_api::token::ensure_admin_token(&self.store, &path, &*self.clock).await?;
+        Ok((
+            path,
+            match token {
+                AdminToken::Created(token) => Some(token),
+                AdminToken::Existing => None,
+            },
+        ))
+    }
+
+    pub async fn api(
+        &self,
+        config: &Config,
+        listener: Listener,
+        targets: Targets,
+    ) -> anyhow::Result<stream_api::Api> {
+        let deps = stream_api::Deps {
+            store: self.store.clone(),
+            mirror: self.mirror.clone(),
+            targets,
+            defaults: config.defaults(),
+            source_public_url: config.source.http.public_url.clone(),
+            clock: Arc::clone(&self.clock),
+            registry: self.registry.clone(),
+            listener,
+            ready: self.readiness.register("api"),
+            shutdown: self.shutdown.clone(),
+            version: crate::VERSION,
+        };
+        Ok(stream_api::Api::start(config.api.clone(), deps).await?)
+    }
+
+    pub async fn source(
+        &self,
+        config: &Config,
+        listener: Listener,
+        direct: Direct,
+    ) -> anyhow::Result<HttpSource> {
+        let deps = stream_http_source::Deps {
+            mirror: self.mirror.clone(),
+            transport: Arc::new(direct),
+            clock: Arc::clone(&self.clock),
+            registry: self.registry.clone(),
+            listener,
+            ready: self.readiness.register("http-source"),
+            shutdown: self.shutdown.clone(),
+            session: SessionId(rand::random()),
+            seed: rand::random(),
+        };
+        Ok(HttpSource::start(config.source.http.clone(), deps).await?)
+    }
+}

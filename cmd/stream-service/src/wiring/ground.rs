@@ -1,0 +1,133 @@
+//! What stands before any component: the data directory, the state, the ports, staging and targets.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, anyhow};
+use stream_model::Clock;
+use stream_node::{Listener, OnError, Shutdown, Tasks};
+use stream_storage::local::durable;
+use stream_storage::staging::{Staging, StagingConfig};
+use stream_target::Targets;
+use stream_target::sqlite::SqliteTarget;
+
+use crate::component::Component;
+use crate::config::Config;
+
+/// The open ports: all of them before any work begins, so that a taken one is known at once.
+pub struct Ports {
+    pub admin: Listener,
+    pub api: Option<Listener>,
+    pub source: Option<Listener>,
+}
+
+/// Connects to the state: the embedded store of this process, or a real etcd.
+pub async fn connect(
+    config: &Config,
+    shutdown: &Shutdown,
+) -> anyhow::Result<(etcd_client::Client, Option<Tasks>, String)> {
+    create_data_dir(&config.data_dir)?;
+    if !config.is_standalone() {
+        let client = stream_state::connect(&config.etcd_options()).await?;
+        return Ok((
+            client,
+            None,
+            format!("etcd at {}", config.etcd.endpoint.join(", ")),
+        ));
+    }
+    let mut options = stream_etcd_embedded::Options::new(config.data_dir.join("state"));
+    options.listen = config.etcd.embedded.listen;
+    let opened = tokio::task::spawn_blocking(|| stream_etcd_embedded::Server::open(options));
+    let server = opened
+        .await
+        .context("opening the embedded state store was cut short")??;
+    let endpoint = server.endpoint();
+    let tasks = Tasks::new("embedded-state", shutdown);
+    let token = tasks.token();
+    tasks.spawn("embedded state store", OnError::StopProcess, async move {
+        server.run(token).await.map_err(Into::into)
+    });
+    let client = endpoint
+        .connect(None)
+        .await
+        .context("cannot connect to the embedded state store")?;
+    Ok((
+        client,
+        Some(tasks),
+        format!("embedded ({})", endpoint.address()),
+    ))
+}
+
+fn create_data_dir(path: &Path) -> anyhow::Result<()> {
+    let advice =
+        "give a directory that this user may write to with dataDir (STREAM_DATA_DIR, --data-dir)";
+    durable::create_dir_all(path).map_err(|error| {
+        anyhow!(
+            "cannot use the data directory {}: {error}; {advice}",
+            path.display()
+        )
+    })?;
+    let probe = path.join(".write-probe");
+    durable::replace(&probe, b"")
+        .and_then(|()| durable::remove(&probe))
+        .map_err(|error| {
+            anyhow!(
+                "cannot write to the data directory {}: {error}; {advice}",
+                path.display()
+            )
+        })
+}
+
+pub async fn bind(config: &Config, components: &BTreeSet<Component>) -> anyhow::Result<Ports> {
+    let admin = Listener::bind(
+        config.metrics.listen,
+        "health and metrics",
+        "metrics.listen",
+    )
+    .await?;
+    let api = match components.contains(&Component::Api) {
+        true => Some(Listener::bind(config.api.listen, "the API", "api.listen").await?),
+        false => None,
+    };
+    let source = match components.contains(&Component::HttpSource) {
+        true => {
+            let listen = config.source.http.listen;
+            Some(Listener::bind(listen, "the HTTP source", "source.http.listen").await?)
+        }
+        false => None,
+    };
+    Ok(Ports { admin, api, source })
+}
+
+pub fn open_staging(config: &Config) -> anyhow::Result<Staging> {
+    Ok(Staging::open(&StagingConfig {
+        url: config.staging.url.clone(),
+    })?)
+}
+
+pub async fn open_targets(
+    config: &Config,
+    clock: &Arc<dyn Clock>,
+    components: &BTreeSet<Component>,
+) -> anyhow::Result<Targets> {
+    let wanted = [Component::Api, Component::StorageCoordinator];
+    if !wanted
+        .iter()
+        .any(|component| components.contains(component))
+    {
+        return Ok(Targets::new());
+    }
+    let path = config
+        .target
+        .sqlite
+        .path
+        .clone()
+        .context("target.sqlite.path has no value")?;
+    let clock = Arc::clone(clock);
+    let opened = tokio::task::spawn_blocking(move || SqliteTarget::open(&path, clock));
+    let sqlite = opened
+        .await
+        .context("opening the SQLite target was cut short")??;
+    Ok(Targets::new().with(Arc::new(sqlite)))
+}

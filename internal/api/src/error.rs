@@ -1,0 +1,257 @@
+//! What a refused request is answered, and the one place where errors of other crates become HTTP statuses.
+
+use std::fmt::Display;
+
+use hyper::StatusCode;
+use serde::Serialize;
+use stream_model::ErrorKind;
+use stream_node::error_chain;
+use stream_state::StateError;
+use stream_target::TargetError;
+
+/// Name and status of an error. The names are an interface: clients decide by them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Code {
+    /// A required field or header is missing.
+    MissingField,
+    /// A field has another JSON type.
+    InvalidFieldType,
+    /// A text or list is too short or too long.
+    InvalidLength,
+    /// A number is out of range.
+    InvalidRange,
+    /// A field has none of the possible values.
+    InvalidEnumValue,
+    /// The request is wrong in another way.
+    BadRequest,
+    /// The token is not known.
+    Unauthorized,
+    /// The token, or anybody, may not do this.
+    Forbidden,
+    /// There is no such path.
+    EndpointNotFound,
+    /// The path has no such method.
+    MethodNotAllowed,
+    /// There is no such branch.
+    BranchNotFound,
+    /// There is no such source.
+    SourceNotFound,
+    /// There is no such sink.
+    SinkNotFound,
+    /// There is no such task.
+    TaskNotFound,
+    /// The source exists already, or is being created.
+    SourceAlreadyExists,
+    /// The sink exists already, or is being created.
+    SinkAlreadyExists,
+    /// The branch has as many sources as it may have.
+    SourceCountLimitReached,
+    /// The source has as many sinks as it may have.
+    SinkCountLimitReached,
+    /// Somebody else changed the same thing at the same time.
+    Conflict,
+    /// The body is too large.
+    BodyTooLarge,
+    /// The request took too long.
+    RequestTimeout,
+    /// Something that the answer depends on is away.
+    Unavailable,
+    /// A fault of the service.
+    Internal,
+}
+
+impl Code {
+    /// The name in answers.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::MissingField => "stream.api.missingField",
+            Self::InvalidFieldType => "stream.api.invalidFieldType",
+            Self::InvalidLength => "stream.api.invalidLength",
+            Self::InvalidRange => "stream.api.invalidRange",
+            Self::InvalidEnumValue => "stream.api.invalidEnumValue",
+            Self::BadRequest => "stream.api.badRequest",
+            Self::Unauthorized => "stream.api.unauthorized",
+            Self::Forbidden => "stream.api.forbidden",
+            Self::EndpointNotFound => "stream.api.endpointNotFound",
+            Self::MethodNotAllowed => "stream.api.methodNotAllowed",
+            Self::BranchNotFound => "stream.api.branchNotFound",
+            Self::SourceNotFound => "stream.api.sourceNotFound",
+            Self::SinkNotFound => "stream.api.sinkNotFound",
+            Self::TaskNotFound => "stream.api.taskNotFound",
+            Self::SourceAlreadyExists => "stream.api.sourceAlreadyExists",
+            Self::SinkAlreadyExists => "stream.api.sinkAlreadyExists",
+            Self::SourceCountLimitReached => "stream.api.sourceCountLimitReached",
+            Self::SinkCountLimitReached => "stream.api.sinkCountLimitReached",
+            Self::Conflict => "stream.api.conflict",
+            Self::BodyTooLarge => "stream.api.bodyTooLarge",
+            Self::RequestTimeout => "stream.api.requestTimeout",
+            Self::Unavailable => "stream.api.serviceUnavailable",
+            Self::Internal => "stream.api.internalError",
+        }
+    }
+
+    /// The status of the answer.
+    pub(crate) const fn status(self) -> StatusCode {
+        match self {
+            Self::MissingField
+            | Self::InvalidFieldType
+            | Self::InvalidLength
+            | Self::InvalidRange
+            | Self::InvalidEnumValue
+            | Self::BadRequest => StatusCode::BAD_REQUEST,
+            Self::Unauthorized => StatusCode::UNAUTHORIZED,
+            Self::Forbidden => StatusCode::FORBIDDEN,
+            Self::EndpointNotFound
+            | Self::BranchNotFound
+            | Self::SourceNotFound
+            | Self::SinkNotFound
+            | Self::TaskNotFound => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::SourceAlreadyExists
+            | Self::SinkAlreadyExists
+            | Self::SourceCountLimitReached
+            | Self::SinkCountLimitReached
+            | Self::Conflict => StatusCode::CONFLICT,
+            Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+}
+
+/// A refused request. The message is for people: one sentence that says what is wrong and what to do.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub(crate) struct ApiError {
+    pub(crate) code: Code,
+    pub(crate) message: String,
+}
+
+impl ApiError {
+    pub(crate) fn new(code: Code, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            message: message.into(),
+        }
+    }
+
+    pub(crate) fn bad_request(message: impl Into<String>) -> Self {
+        Self::new(Code::BadRequest, message)
+    }
+
+    /// An error of another crate whose text is fit for the client.
+    pub(crate) fn of_kind(kind: ErrorKind, error: &dyn Display) -> Self {
+        let code = match kind {
+            ErrorKind::Conflict => Code::Conflict,
+            ErrorKind::NotFound | ErrorKind::Invalid => Code::BadRequest,
+            ErrorKind::Unavailable | ErrorKind::ShuttingDown => Code::Unavailable,
+            ErrorKind::Corrupt => Code::Internal,
+        };
+        Self::new(code, sentence(error))
+    }
+}
+
+/// The JSON of an error.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct ErrorBody<'a> {
+    pub(crate) status_code: u16,
+    pub(crate) error: &'a str,
+    pub(crate) message: &'a str,
+    /// Only for faults of the service: finds the log line.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) exception_id: Option<&'a str>,
+}
+
+/// Refusals for identifiers that name nothing that lives.
+pub(crate) mod not_found {
+    use super::{ApiError, Code};
+
+    pub(crate) fn source(id: &str) -> ApiError {
+        ApiError::new(
+            Code::SourceNotFound,
+            format!("Source {id:?} does not exist in the branch."),
+        )
+    }
+
+    pub(crate) fn sink(id: &str) -> ApiError {
+        ApiError::new(
+            Code::SinkNotFound,
+            format!("Sink {id:?} does not exist in the source."),
+        )
+    }
+
+    pub(crate) fn task(id: &str) -> ApiError {
+        let message =
+            format!("Task {id:?} does not exist; finished tasks are removed after a while.");
+        ApiError::new(Code::TaskNotFound, message)
+    }
+}
+
+impl From<StateError> for ApiError {
+    fn from(error: StateError) -> Self {
+        match &error {
+            // The state refuses something that the client did not ask for: it is not the request that is wrong.
+            StateError::AccessDenied { .. }
+            | StateError::Refused { .. }
+            | StateError::Slice(_)
+            | StateError::File(_)
+            | StateError::Violation(_)
+            | StateError::TooLarge { .. } => Self::new(Code::Internal, sentence(&error)),
+            _ => Self::of_kind(error.kind(), &error),
+        }
+    }
+}
+
+impl From<TargetError> for ApiError {
+    fn from(error: TargetError) -> Self {
+        Self::of_kind(error.kind(), &error_chain(&error))
+    }
+}
+
+/// An error text as a sentence. Errors inside the service begin in lower case and have no full stop, so that they can be
+/// chained; answers are read by people.
+pub(crate) fn sentence(error: &dyn Display) -> String {
+    let text = error.to_string();
+    let mut chars = text.chars();
+    let Some(first) = chars.next() else {
+        return text;
+    };
+    let mut sentence: String = first.to_uppercase().collect();
+    sentence.push_str(chars.as_str());
+    if !sentence.ends_with(['.', '!', '?']) {
+        sentence.push('.');
+    }
+    sentence
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn error_texts_become_sentences() {
+        assert_eq!(sentence(&"column \"x\": no path"), "Column \"x\": no path.");
+        assert_eq!(sentence(&"Done."), "Done.");
+        assert_eq!(sentence(&""), "");
+    }
+
+    #[test]
+    fn what_can_be_repeated_is_answered_503() {
+        let status = |kind| ApiError::of_kind(kind, &"x").code.status().as_u16();
+        assert_eq!(status(ErrorKind::Unavailable), 503);
+        assert_eq!(status(ErrorKind::ShuttingDown), 503);
+        assert_eq!(status(ErrorKind::Invalid), 400);
+        assert_eq!(status(ErrorKind::Conflict), 409);
+        assert_eq!(status(ErrorKind::Corrupt), 500);
+        let denied = StateError::AccessDenied {
+            reason: "no".to_owned(),
+        };
+        assert_eq!(
+            ApiError::from(denied).code,
+            Code::Internal,
+            "not the client's fault"
+        );
+    }
+}

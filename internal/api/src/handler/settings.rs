@@ -1,0 +1,152 @@
+//! Settings of sources and sinks.
+
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use hyper::StatusCode;
+use stream_model::definition::Stamp;
+use stream_model::{SinkKey, SourceKey};
+use stream_state::StateError;
+
+use super::{accept, version};
+use crate::context::Context;
+use crate::error::{ApiError, not_found};
+use crate::input::settings::Changes;
+use crate::request::Call;
+use crate::response::{Answer, json};
+use crate::task::{Entity, Kind, Order};
+use crate::view::settings::SettingsView;
+
+/// `GET B/sources/{source}/settings`
+pub(crate) async fn of_source(context: &Context, call: &Call) -> Result<Answer, ApiError> {
+    let source = context.source(&call.path.source()?).await?;
+    let view = SettingsView::new(&source.settings, &context.default_levels(None));
+    Ok(json(StatusCode::OK, &view))
+}
+
+/// `GET S/{sink}/settings`
+pub(crate) async fn of_sink(context: &Context, call: &Call) -> Result<Answer, ApiError> {
+    let (source, sink) = context.sink(&call.path.sink()?).await?;
+    let inherited = source
+        .settings
+        .apply(&context.default_levels(Some(sink.table.kind)));
+    Ok(json(
+        StatusCode::OK,
+        &SettingsView::new(&sink.settings, &inherited),
+    ))
+}
+
+/// `PATCH B/sources/{source}/settings`
+pub(crate) async fn change_source(context: &Arc<Context>, call: &Call) -> Result<Answer, ApiError> {
+    let key = call.path.source()?;
+    let changes = Changes::read(&call.body)?;
+    let source = context.source(&key).await?;
+    changes.apply(&source.settings, &context.default_levels(None))?;
+    let stamp = call.stamp(context.clock.as_ref());
+    let order = Order {
+        kind: Kind::UpdateSourceSettings,
+        entity: Entity::Source(key.clone()),
+        url: format!("{}/settings", context.urls.of_source(&key)),
+        work: update_source(Arc::clone(context), key, changes, stamp).boxed(),
+    };
+    accept(context, order).await
+}
+
+async fn update_source(
+    context: Arc<Context>,
+    key: SourceKey,
+    changes: Changes,
+    stamp: Stamp,
+) -> Result<&'static str, ApiError> {
+    let gone = || not_found::source(key.source.as_str());
+    let levels = context.default_levels(None);
+    let updated = context
+        .store
+        .update_source(&key, |mut source| {
+            if source.deleted.is_some() {
+                return Err(Refusal::Api(gone()));
+            }
+            source.settings = changes
+                .apply(&source.settings, &levels)
+                .map_err(Refusal::Api)?;
+            let content = ("http", &source.name, &source.description, &source.settings);
+            let (number, description) = (source.version.number + 1, changes.description.clone());
+            source.version = version(number, &content, description, stamp.clone());
+            Ok(source)
+        })
+        .await
+        .map_err(|refusal| refusal.or_gone(gone))?;
+    context.seen(&updated).await;
+    Ok("The settings of the source were changed.")
+}
+
+/// `PATCH S/{sink}/settings`
+pub(crate) async fn change_sink(context: &Arc<Context>, call: &Call) -> Result<Answer, ApiError> {
+    let key = call.path.sink()?;
+    let changes = Changes::read(&call.body)?;
+    let (_, sink) = context.sink(&key).await?;
+    changes.apply(
+        &sink.settings,
+        &context.default_levels(Some(sink.table.kind)),
+    )?;
+    let stamp = call.stamp(context.clock.as_ref());
+    let order = Order {
+        kind: Kind::UpdateSinkSettings,
+        entity: Entity::Sink(key.clone()),
+        url: format!("{}/settings", context.urls.of_sink(&key)),
+        work: update_sink(Arc::clone(context), key, changes, stamp).boxed(),
+    };
+    accept(context, order).await
+}
+
+/// The new version makes the coordinator rotate the sink's file, so that the settings count for the rows from now on.
+async fn update_sink(
+    context: Arc<Context>,
+    key: SinkKey,
+    changes: Changes,
+    stamp: Stamp,
+) -> Result<&'static str, ApiError> {
+    let gone = || not_found::sink(key.sink.as_str());
+    let updated = context
+        .store
+        .update_sink(&key, |mut sink| {
+            if sink.deleted.is_some() {
+                return Err(Refusal::Api(gone()));
+            }
+            let levels = context.default_levels(Some(sink.table.kind));
+            sink.settings = changes
+                .apply(&sink.settings, &levels)
+                .map_err(Refusal::Api)?;
+            let content = (&sink.name, &sink.description, &sink.table, &sink.settings);
+            let (number, description) = (sink.version.number + 1, changes.description.clone());
+            sink.version = version(number, &content, description, stamp.clone());
+            Ok(sink)
+        })
+        .await
+        .map_err(|refusal| refusal.or_gone(gone))?;
+    context.seen(&updated).await;
+    Ok("The settings of the sink were changed.")
+}
+
+/// Why an update did not happen.
+enum Refusal {
+    Api(ApiError),
+    State(StateError),
+}
+
+impl From<StateError> for Refusal {
+    fn from(error: StateError) -> Self {
+        Self::State(error)
+    }
+}
+
+impl Refusal {
+    /// What the client is told; `gone` when the entity has vanished since the request.
+    fn or_gone(self, gone: impl FnOnce() -> ApiError) -> ApiError {
+        match self {
+            Self::Api(error) => error,
+            Self::State(StateError::NotFound { .. }) => gone(),
+            Self::State(error) => error.into(),
+        }
+    }
+}

@@ -1,0 +1,257 @@
+//! Sinks.
+
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use hyper::StatusCode;
+use stream_model::definition::sink::Switch;
+use stream_model::definition::{MAX_CHILDREN, Settings, Sink, Source};
+use stream_model::placement::{Candidate, assign};
+use stream_model::{SinkKey, SourceKey, VolumeId, opening};
+use stream_state::keyspace::Key;
+use stream_state::{Opening, StateError, Versioned};
+use tracing::{debug, info};
+
+use super::{accept, refuse_cascade, version};
+use crate::context::Context;
+use crate::error::{ApiError, Code, not_found};
+use crate::input::page::Window;
+use crate::input::sink::NewSink;
+use crate::request::Call;
+use crate::response::{Answer, json};
+use crate::task::{Entity, Kind, Order};
+use crate::token::random_bytes;
+use crate::view::page::cut;
+use crate::view::sink::{SinkView, SinksView};
+
+/// How often a sink is created together with its first file. Then without: the coordinator opens what has none.
+const OPENING_TRIES: u32 = 3;
+
+/// `GET S`
+pub(crate) async fn list(context: &Context, call: &Call) -> Result<Answer, ApiError> {
+    let key = call.path.source()?;
+    let window = Window::read(&call.query)?;
+    context.source(&key).await?;
+    let (page, sinks) = cut(live(context, &key).await?, window, |sink| {
+        sink.key.sink.as_str()
+    });
+    let views = sinks.iter().map(SinkView::from).collect();
+    Ok(json(StatusCode::OK, &SinksView::new(&key, page, views)))
+}
+
+async fn live(context: &Context, source: &SourceKey) -> Result<Vec<Sink>, ApiError> {
+    let sinks = context
+        .store
+        .sinks(source)
+        .await?
+        .into_iter()
+        .map(|sink| sink.value);
+    Ok(sinks.filter(|sink| sink.deleted.is_none()).collect())
+}
+
+/// `GET S/{sink}`
+pub(crate) async fn get(context: &Context, call: &Call) -> Result<Answer, ApiError> {
+    let (_, sink) = context.sink(&call.path.sink()?).await?;
+    Ok(json(StatusCode::OK, &SinkView::from(&sink)))
+}
+
+/// `POST S`
+pub(crate) async fn create(context: &Arc<Context>, call: &Call) -> Result<Answer, ApiError> {
+    let source = call.path.source()?;
+    let new = NewSink::read(&call.body, &context.targets, context.default_kind())?;
+    context.source(&source).await?;
+    let key = SinkKey {
+        source,
+        sink: new.id.clone(),
+    };
+    let entity = Entity::Sink(key.clone());
+    let reservation = context
+        .runner
+        .reserve(&entity)
+        .ok_or_else(|| already_exists(&key))?;
+    let sinks = live(context, &key.source).await?;
+    if sinks.iter().any(|sink| sink.key == key) {
+        return Err(already_exists(&key));
+    }
+    if sinks.len() >= MAX_CHILDREN {
+        return Err(limit_reached());
+    }
+    let sink = define(call, key.clone(), new, context);
+    let order = Order {
+        kind: Kind::CreateSink,
+        entity,
+        url: context.urls.of_sink(&key),
+        work: prepare_and_store(Arc::clone(context), sink)
+            .map(move |done| {
+                drop(reservation);
+                done
+            })
+            .boxed(),
+    };
+    accept(context, order).await
+}
+
+fn define(call: &Call, key: SinkKey, new: NewSink, context: &Context) -> Sink {
+    let NewSink {
+        name,
+        description,
+        table,
+        ..
+    } = new;
+    let stamp = call.stamp(context.clock.as_ref());
+    Sink {
+        version: version(
+            1,
+            &(&name, &description, &table),
+            "New sink.".to_owned(),
+            stamp.clone(),
+        ),
+        key,
+        name,
+        description,
+        table,
+        created: stamp,
+        disabled: None,
+        deleted: None,
+        settings: Settings::default(),
+    }
+}
+
+/// The table first: a sink whose table cannot be made would take rows that can never be imported.
+async fn prepare_and_store(context: Arc<Context>, sink: Sink) -> Result<&'static str, ApiError> {
+    let target = context.targets.get(sink.table.kind).ok_or_else(|| {
+        let message = "The target of the table is not configured any more.";
+        ApiError::new(Code::BadRequest, message)
+    })?;
+    target.prepare(&sink.table).await?;
+    let key = sink.key.clone();
+    match store(&context, sink).await {
+        Ok(created) => drop(created),
+        Err(StateError::AlreadyExists { .. }) => return Err(already_exists(&key)),
+        Err(StateError::LimitReached { .. }) => return Err(limit_reached()),
+        Err(StateError::NotFound { .. }) => {
+            return Err(not_found::source(key.source.source.as_str()));
+        }
+        Err(error) => return Err(error.into()),
+    }
+    Ok("The sink and its table were created.")
+}
+
+/// Stores the sink, with its first file where there are volumes, so that it takes rows at once.
+async fn store(context: &Context, sink: Sink) -> Result<Versioned<Sink>, StateError> {
+    let own_key = Key::Sink(sink.key.clone()).to_string();
+    for _ in 0..OPENING_TRIES {
+        let Some(opening) = first_opening(context, &sink).await? else {
+            break;
+        };
+        match context.store.create_sink(sink.clone(), Some(opening)).await {
+            // Another sink of the source was given volumes first, or the file of a deleted sink of this name is still open.
+            Err(StateError::AlreadyExists { key }) if key != own_key => {
+                debug!(sink = %sink.key, key, "opening was planned on old knowledge");
+            }
+            outcome => return outcome,
+        }
+    }
+    info!(sink = %sink.key, "sink created without a file, the coordinator opens it");
+    context.store.create_sink(sink, None).await
+}
+
+/// The first file of a sink, on the volumes that its source has or on a choice of the live ones; none when there are no
+/// volumes.
+async fn first_opening(context: &Context, sink: &Sink) -> Result<Option<Opening>, StateError> {
+    let key = &sink.key.source;
+    let Some(source) = context.store.source(key).await?.map(|source| source.value) else {
+        return Ok(None);
+    };
+    let assigned = context
+        .store
+        .assignment(key)
+        .await?
+        .map(|volumes| volumes.value);
+    let assigned = assigned.filter(|volumes| !volumes.is_empty());
+    let (volumes, assignment) = match assigned {
+        Some(volumes) => (volumes, None),
+        None => {
+            let chosen = choose_volumes(context, &source, sink).await?;
+            (chosen.clone(), Some(chosen))
+        }
+    };
+    if volumes.is_empty() {
+        return Ok(None);
+    }
+    let now = context.clock.now();
+    let plan = opening::plan(
+        &source,
+        sink,
+        &context.defaults,
+        &volumes,
+        now,
+        &mut random_bytes::<10>,
+    );
+    Ok(Some(Opening {
+        assignment,
+        file: plan.file,
+        slices: plan.slices,
+    }))
+}
+
+async fn choose_volumes(
+    context: &Context,
+    source: &Source,
+    sink: &Sink,
+) -> Result<Vec<VolumeId>, StateError> {
+    let live = context.store.volumes().await?.into_iter();
+    let candidates: Vec<Candidate> = live
+        .map(|(volume, registration)| Candidate {
+            volume,
+            kind: registration.kind,
+        })
+        .collect();
+    let assignment = context.levels(source, sink).local.assignment;
+    Ok(assign(&source.key.to_string(), &assignment, &candidates))
+}
+
+/// `DELETE S/{sink}`
+pub(crate) async fn delete(context: &Arc<Context>, call: &Call) -> Result<Answer, ApiError> {
+    let key = call.path.sink()?;
+    refuse_cascade(call.query.flag("cascade")?)?;
+    context.sink(&key).await?;
+    let switch = Switch {
+        stamp: call.stamp(context.clock.as_ref()),
+        directly: true,
+    };
+    let order = Order {
+        kind: Kind::DeleteSink,
+        entity: Entity::Sink(key.clone()),
+        url: context.urls.of_sink(&key),
+        work: mark_deleted(Arc::clone(context), key, switch).boxed(),
+    };
+    accept(context, order).await
+}
+
+async fn mark_deleted(
+    context: Arc<Context>,
+    key: SinkKey,
+    switch: Switch,
+) -> Result<&'static str, ApiError> {
+    match context.store.delete_sink(&key, switch).await {
+        Ok(deleted) => context.seen(&deleted).await,
+        Err(StateError::NotFound { .. }) => return Err(not_found::sink(key.sink.as_str())),
+        Err(error) => return Err(error.into()),
+    }
+    Ok("The sink was deleted; rows received until now are still imported.")
+}
+
+fn already_exists(key: &SinkKey) -> ApiError {
+    let message = format!(
+        "Sink {:?} exists already in the source; choose another \"sinkId\".",
+        key.sink.as_str()
+    );
+    ApiError::new(Code::SinkAlreadyExists, message)
+}
+
+fn limit_reached() -> ApiError {
+    let message =
+        format!("The source has {MAX_CHILDREN} sinks, which is the limit; delete one first.");
+    ApiError::new(Code::SinkCountLimitReached, message)
+}

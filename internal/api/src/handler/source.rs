@@ -1,0 +1,173 @@
+//! Sources.
+
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use hyper::StatusCode;
+use stream_model::definition::sink::Switch;
+use stream_model::definition::source::{SECRET_LEN, SourceKind};
+use stream_model::definition::{MAX_CHILDREN, Settings, Source};
+use stream_model::{Secret, SourceKey};
+use stream_state::StateError;
+
+use super::{accept, refuse_cascade, version};
+use crate::context::Context;
+use crate::error::{ApiError, Code, not_found};
+use crate::input::page::Window;
+use crate::input::source::NewSource;
+use crate::request::Call;
+use crate::response::{Answer, json};
+use crate::task::{Entity, Kind, Order};
+use crate::token::random_text;
+use crate::view::page::cut;
+use crate::view::source::{SourceView, SourcesView};
+
+/// `GET B/sources`
+pub(crate) async fn list(context: &Context, call: &Call) -> Result<Answer, ApiError> {
+    let branch = call.path.branch()?;
+    let window = Window::read(&call.query)?;
+    let sources: Vec<Source> = live(context, &branch).await?;
+    let (page, sources) = cut(sources, window, |source| source.key.source.as_str());
+    let views = sources
+        .iter()
+        .map(|source| SourceView::new(source, &context.urls))
+        .collect();
+    Ok(json(
+        StatusCode::OK,
+        &SourcesView::new(&branch, page, views),
+    ))
+}
+
+async fn live(
+    context: &Context,
+    branch: &stream_model::BranchKey,
+) -> Result<Vec<Source>, ApiError> {
+    let sources = context.store.sources(branch).await?;
+    let sources = sources.into_iter().map(|source| source.value);
+    Ok(sources.filter(|source| source.deleted.is_none()).collect())
+}
+
+/// `GET B/sources/{source}`
+pub(crate) async fn get(context: &Context, call: &Call) -> Result<Answer, ApiError> {
+    let source = context.source(&call.path.source()?).await?;
+    Ok(json(
+        StatusCode::OK,
+        &SourceView::new(&source, &context.urls),
+    ))
+}
+
+/// `POST B/sources`
+pub(crate) async fn create(context: &Arc<Context>, call: &Call) -> Result<Answer, ApiError> {
+    let branch = call.path.branch()?;
+    let new = NewSource::read(&call.body)?;
+    let key = SourceKey {
+        branch,
+        source: new.id.clone(),
+    };
+    let entity = Entity::Source(key.clone());
+    let reservation = context
+        .runner
+        .reserve(&entity)
+        .ok_or_else(|| already_exists(&key))?;
+    let sources = live(context, &branch).await?;
+    if sources.iter().any(|source| source.key == key) {
+        return Err(already_exists(&key));
+    }
+    if sources.len() >= MAX_CHILDREN {
+        return Err(limit_reached());
+    }
+    let source = define(call, key.clone(), new, context);
+    let order = Order {
+        kind: Kind::CreateSource,
+        entity,
+        url: context.urls.of_source(&key),
+        work: store(Arc::clone(context), source)
+            .map(move |done| {
+                drop(reservation);
+                done
+            })
+            .boxed(),
+    };
+    accept(context, order).await
+}
+
+fn define(call: &Call, key: SourceKey, new: NewSource, context: &Context) -> Source {
+    let NewSource {
+        name, description, ..
+    } = new;
+    let stamp = call.stamp(context.clock.as_ref());
+    Source {
+        version: version(
+            1,
+            &("http", &name, &description),
+            "New source.".to_owned(),
+            stamp.clone(),
+        ),
+        key,
+        kind: SourceKind::Http {
+            secret: Secret::new(random_text(SECRET_LEN)),
+        },
+        name,
+        description,
+        created: stamp,
+        disabled: None,
+        deleted: None,
+        settings: Settings::default(),
+    }
+}
+
+async fn store(context: Arc<Context>, source: Source) -> Result<&'static str, ApiError> {
+    let key = source.key.clone();
+    match context.store.create_source(source).await {
+        Ok(created) => context.seen(&created).await,
+        Err(StateError::AlreadyExists { .. }) => return Err(already_exists(&key)),
+        Err(StateError::LimitReached { .. }) => return Err(limit_reached()),
+        Err(error) => return Err(error.into()),
+    }
+    Ok("The source was created.")
+}
+
+/// `DELETE B/sources/{source}`
+pub(crate) async fn delete(context: &Arc<Context>, call: &Call) -> Result<Answer, ApiError> {
+    let key = call.path.source()?;
+    refuse_cascade(call.query.flag("cascade")?)?;
+    context.source(&key).await?;
+    let switch = Switch {
+        stamp: call.stamp(context.clock.as_ref()),
+        directly: true,
+    };
+    let order = Order {
+        kind: Kind::DeleteSource,
+        entity: Entity::Source(key.clone()),
+        url: context.urls.of_source(&key),
+        work: mark_deleted(Arc::clone(context), key, switch).boxed(),
+    };
+    accept(context, order).await
+}
+
+async fn mark_deleted(
+    context: Arc<Context>,
+    key: SourceKey,
+    switch: Switch,
+) -> Result<&'static str, ApiError> {
+    match context.store.delete_source(&key, switch).await {
+        Ok(deleted) => context.seen(&deleted.source).await,
+        Err(StateError::NotFound { .. }) => return Err(not_found::source(key.source.as_str())),
+        Err(error) => return Err(error.into()),
+    }
+    Ok("The source and its sinks were deleted; rows received until now are still imported.")
+}
+
+fn already_exists(key: &SourceKey) -> ApiError {
+    let message = format!(
+        "Source {:?} exists already in the branch; choose another \"sourceId\".",
+        key.source.as_str()
+    );
+    ApiError::new(Code::SourceAlreadyExists, message)
+}
+
+fn limit_reached() -> ApiError {
+    let message =
+        format!("The branch has {MAX_CHILDREN} sources, which is the limit; delete one first.");
+    ApiError::new(Code::SourceCountLimitReached, message)
+}

@@ -1,0 +1,179 @@
+//! A sink to be created: its table and the mapping to its columns.
+
+use serde_json::Value;
+use stream_encoding::CompiledMapping;
+use stream_model::SinkId;
+use stream_model::definition::mapping::{MAX_COLUMNS, MAX_TEMPLATE_LEN, Template};
+use stream_model::definition::{Column, ColumnKind, Mapping, Table, TableKind};
+use stream_target::{Targets, validate_table};
+
+use super::{description, identifier, name};
+use crate::error::{ApiError, sentence};
+use crate::fields::{Fields, not_one_of, quoted_list};
+
+const COLUMN_TYPES: [&str; 7] = [
+    "uuid", "datetime", "ip", "body", "headers", "path", "template",
+];
+const SIGNALS: [&str; 3] = ["logs", "metrics", "traces"];
+const KINDS: [TableKind; 3] = [TableKind::Sqlite, TableKind::Postgres, TableKind::Keboola];
+
+/// A sink to be created. Its mapping compiles and its target exists.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct NewSink {
+    pub(crate) id: SinkId,
+    pub(crate) name: String,
+    pub(crate) description: String,
+    pub(crate) table: Table,
+}
+
+impl NewSink {
+    pub(crate) fn read(
+        body: &[u8],
+        targets: &Targets,
+        default_kind: TableKind,
+    ) -> Result<Self, ApiError> {
+        let mut fields = Fields::of_body(body)?;
+        let kind = fields.text("type", 0..=usize::MAX)?;
+        if kind != "table" {
+            return Err(not_one_of("body.type", &kind, ["table"].into_iter()));
+        }
+        let name = name(&mut fields)?;
+        let given = fields.optional("sinkId");
+        let id = identifier("body.sinkId", given, "sink id", &name)?;
+        let description = description(&mut fields)?;
+        signals(&mut fields)?;
+        let table = table(fields.object("table")?, default_kind)?;
+        fields.finish()?;
+        check(&table, targets)?;
+        Ok(Self {
+            id,
+            name,
+            description,
+            table,
+        })
+    }
+}
+
+/// Signals only exist for OTLP sources. For the others they are checked, and of no effect.
+fn signals(fields: &mut Fields) -> Result<(), ApiError> {
+    let Some(signals) = fields.optional("allowedSignals") else {
+        return Ok(());
+    };
+    let signals: Vec<String> = serde_json::from_value(signals).map_err(|_| {
+        ApiError::bad_request("\"body.allowedSignals\" must be a list of signal names.")
+    })?;
+    match signals
+        .iter()
+        .find(|signal| !SIGNALS.contains(&signal.as_str()))
+    {
+        Some(unknown) => Err(not_one_of(
+            "body.allowedSignals",
+            unknown,
+            SIGNALS.into_iter(),
+        )),
+        None => Ok(()),
+    }
+}
+
+fn table(mut fields: Fields, default_kind: TableKind) -> Result<Table, ApiError> {
+    let path = fields.path("type");
+    let kind = match fields.optional_text("type", 0..=usize::MAX)? {
+        None => default_kind,
+        Some(name) => {
+            let kind = KINDS.into_iter().find(|kind| kind.as_str() == name);
+            let names = KINDS.iter().map(|kind| kind.as_str());
+            kind.ok_or_else(|| not_one_of(&path, &name, names))?
+        }
+    };
+    let table_id = fields.text("tableId", 1..=stream_target::MAX_TABLE_ID_LEN)?;
+    let mut mapping = fields.object("mapping")?;
+    fields.finish()?;
+    let path = mapping.path("columns");
+    let items = mapping.list("columns", 1..=MAX_COLUMNS)?;
+    mapping.finish()?;
+    let items = items.into_iter().enumerate();
+    let columns = items.map(|(index, item)| column(format!("{path}[{index}]"), item));
+    let columns = columns.collect::<Result<_, _>>()?;
+    Ok(Table {
+        kind,
+        table_id,
+        mapping: Mapping { columns },
+    })
+}
+
+fn column(path: String, item: Value) -> Result<Column, ApiError> {
+    let mut fields = Fields::of_value(path, item)?;
+    let name = fields.text("name", 1..=usize::MAX)?;
+    let kind = fields.text("type", 0..=usize::MAX)?;
+    let kind = match kind.as_str() {
+        "uuid" => ColumnKind::Uuid,
+        "datetime" => ColumnKind::Datetime,
+        "ip" => ColumnKind::Ip,
+        "body" => ColumnKind::Body,
+        "headers" => ColumnKind::Headers,
+        "path" => ColumnKind::Path {
+            path: fields.text("path", 0..=usize::MAX)?,
+            default_value: fields.optional_text("defaultValue", 0..=usize::MAX)?,
+            raw_string: fields.flag("rawString")?,
+        },
+        "template" => ColumnKind::Template {
+            template: template(fields.object("template")?)?,
+            raw_string: fields.flag("rawString")?,
+        },
+        other => {
+            return Err(not_one_of(
+                &fields.path("type"),
+                other,
+                COLUMN_TYPES.into_iter(),
+            ));
+        }
+    };
+    let primary_key = fields.flag("primaryKey")?;
+    if fields
+        .optional("dataType")
+        .is_some_and(|data_type| data_type != "string")
+    {
+        return Err(ApiError::bad_request(format!(
+            "Column {name:?} has a data type, but this version stores all values as texts; remove \"dataType\"."
+        )));
+    }
+    fields.finish()?;
+    Ok(Column {
+        kind,
+        name,
+        primary_key,
+    })
+}
+
+fn template(mut fields: Fields) -> Result<Template, ApiError> {
+    let language = fields.text("language", 0..=usize::MAX)?;
+    if language != "jsonnet" {
+        return Err(not_one_of(
+            &fields.path("language"),
+            &language,
+            ["jsonnet"].into_iter(),
+        ));
+    }
+    let content = fields.text("content", 1..=MAX_TEMPLATE_LEN)?;
+    fields.finish()?;
+    Ok(Template { language, content })
+}
+
+/// Checks what can be checked without looking at the target.
+fn check(table: &Table, targets: &Targets) -> Result<(), ApiError> {
+    if targets.get(table.kind).is_none() {
+        let available = quoted_list(targets.kinds().map(TableKind::as_str));
+        let kind = table.kind.as_str();
+        let advice = if available.is_empty() {
+            "no target is configured".to_owned()
+        } else {
+            format!("use one of {available}")
+        };
+        return Err(ApiError::bad_request(format!(
+            "Tables of type {kind:?} are not available in this installation; {advice}."
+        )));
+    }
+    CompiledMapping::compile(&table.mapping)
+        .map_err(|error| ApiError::bad_request(sentence(&error)))?;
+    validate_table(table).map_err(|error| ApiError::bad_request(sentence(&error)))
+}

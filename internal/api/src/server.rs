@@ -1,0 +1,308 @@
+//! The server: from a connection to an answer, and the life of the component.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::header::{ALLOW, HeaderValue};
+use hyper::service::service_fn;
+use hyper::{Method, Request};
+use prometheus::Registry;
+use stream_model::definition::token::Role;
+use stream_model::level::Defaults;
+use stream_model::{Clock, ErrorKind};
+use stream_node::{
+    Listener, OnError, ReadyFlag, ServeOptions, ServerMetrics, Shutdown, StillRunning, Tasks,
+};
+use stream_state::{Mirror, Store};
+use stream_target::Targets;
+use tokio::time::Instant;
+use tracing::{debug, info};
+
+use crate::auth::Authenticator;
+use crate::config::{Config, InvalidConfig, base_url};
+use crate::context::{Context, Urls};
+use crate::error::{ApiError, Code};
+use crate::metrics::Metrics;
+use crate::orphan;
+use crate::request::{Call, Path, Query, read_body};
+use crate::response::{Answer, finish, options, refused};
+use crate::route::{Route, Routes, dispatch, method_not_allowed, open};
+use crate::task::Runner;
+
+/// How long a request may take.
+const REQUEST_LIMIT: Duration = Duration::from_secs(30);
+/// How long a client may take to send the headers.
+const HEADER_LIMIT: Duration = Duration::from_secs(10);
+/// Connections at the same time. The API is for people and scripts, not for records.
+const MAX_CONNECTIONS: usize = 1024;
+
+/// What the API works with.
+pub struct Deps {
+    /// The state.
+    pub store: Store,
+    /// The mirror of the state in this process.
+    pub mirror: Mirror,
+    /// The targets of this installation.
+    pub targets: Targets,
+    /// The configured defaults of settings.
+    pub defaults: Defaults,
+    /// URL under which clients reach the HTTP source.
+    pub source_public_url: String,
+    /// The present time.
+    pub clock: Arc<dyn Clock>,
+    /// Where to count.
+    pub registry: Registry,
+    /// The open port.
+    pub listener: Listener,
+    /// Says whether the API answers.
+    pub ready: ReadyFlag,
+    /// Stops the process when the API cannot go on.
+    pub shutdown: Shutdown,
+    /// Version of the service, for the `Server` header.
+    pub version: &'static str,
+}
+
+/// Why the API could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A setting cannot be used.
+    #[error(transparent)]
+    Config(#[from] InvalidConfig),
+    /// The metrics are registered already.
+    #[error("cannot register the metrics of the API")]
+    Metrics(#[from] prometheus::Error),
+}
+
+impl StartError {
+    /// What the caller can do about it.
+    #[must_use]
+    pub const fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Config(error) => error.kind(),
+            Self::Metrics(_) => ErrorKind::Invalid,
+        }
+    }
+}
+
+/// The running API.
+pub struct Api {
+    address: SocketAddr,
+    server: Tasks,
+    work: Tasks,
+    ready: ReadyFlag,
+}
+
+impl Api {
+    /// Starts to answer requests.
+    ///
+    /// # Errors
+    /// When a setting cannot be used.
+    pub async fn start(config: Config, deps: Deps) -> Result<Self, StartError> {
+        let urls = Urls {
+            api: base_url("api.publicUrl", &config.public_url, "http://localhost:8000")?,
+            source: base_url(
+                "source.http.publicUrl",
+                &deps.source_public_url,
+                "http://localhost:7000",
+            )?,
+        };
+        let metrics = Metrics::register(&deps.registry)?;
+        let connections = ServerMetrics::register(&deps.registry, "api")?;
+        let server = Tasks::new("api", &deps.shutdown);
+        let work = Tasks::new("api work", &deps.shutdown);
+        let runner = Runner::new(
+            deps.store.clone(),
+            Arc::clone(&deps.clock),
+            work.clone(),
+            metrics.clone(),
+        );
+        let (store, clock) = (deps.store.clone(), Arc::clone(&deps.clock));
+        let started_at = clock.now();
+        let stop = server.token();
+        server.spawn("interrupted tasks", OnError::LogAndContinue, async move {
+            orphan::finish_interrupted(store, clock, started_at, stop).await;
+            Ok(())
+        });
+        let handler = Arc::new(Handler {
+            routes: Routes::new(),
+            authenticator: Authenticator::new(deps.store.clone()),
+            metrics,
+            header: server_header(deps.version),
+            context: Arc::new(Context {
+                store: deps.store,
+                mirror: deps.mirror,
+                targets: deps.targets,
+                defaults: deps.defaults,
+                urls,
+                clock: deps.clock,
+                runner,
+            }),
+        });
+        let address = deps.listener.local_addr();
+        serve(&server, deps.listener, connections, handler);
+        deps.ready.set_ready();
+        info!(%address, url = config.public_url, "api started");
+        Ok(Self {
+            address,
+            server,
+            work,
+            ready: deps.ready,
+        })
+    }
+
+    /// The address it listens on, with the port that the system chose when port 0 was asked for.
+    #[must_use]
+    pub const fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Stops: no new requests, those in flight are answered, accepted tasks are finished.
+    ///
+    /// # Errors
+    /// Names what still ran when `deadline` had passed. Tasks that were cut off are finished with an error by the next
+    /// start.
+    pub async fn stop(self, deadline: Duration) -> Result<(), StillRunning> {
+        let until = Instant::now() + deadline;
+        self.ready.set_not_ready("stopping".to_owned());
+        // The server first, because its requests start tasks.
+        let server = self.server.stop(deadline).await;
+        let work = self
+            .work
+            .stop(until.saturating_duration_since(Instant::now()))
+            .await;
+        server.and(work)
+    }
+}
+
+fn server_header(version: &str) -> HeaderValue {
+    HeaderValue::from_str(&format!("stream-service/{version}"))
+        .unwrap_or(HeaderValue::from_static("stream-service"))
+}
+
+fn serve(server: &Tasks, listener: Listener, connections: ServerMetrics, handler: Arc<Handler>) {
+    let options = ServeOptions {
+        max_connections: MAX_CONNECTIONS,
+        header_timeout: HEADER_LIMIT,
+        drain: REQUEST_LIMIT,
+        metrics: Some(connections),
+        ..ServeOptions::default()
+    };
+    let stop = server.token();
+    server.spawn("listener", OnError::StopProcess, async move {
+        let service = service_fn(move |request: Request<Incoming>| {
+            let handler = Arc::clone(&handler);
+            async move { Ok::<_, Infallible>(handler.handle(request).await) }
+        });
+        listener.serve(options, service, stop).await;
+        Ok(())
+    });
+}
+
+/// Turns requests into answers.
+struct Handler {
+    routes: Routes,
+    authenticator: Authenticator,
+    metrics: Metrics,
+    header: HeaderValue,
+    context: Arc<Context>,
+}
+
+impl Handler {
+    async fn handle(&self, request: Request<Incoming>) -> Answer {
+        let started = Instant::now();
+        let (endpoint, method, answer) = self.answer(request).await;
+        let (elapsed, status) = (started.elapsed(), answer.status());
+        self.metrics
+            .requests
+            .with_label_values(&[endpoint, method, status.as_str()])
+            .inc();
+        self.metrics
+            .duration
+            .with_label_values(&[endpoint])
+            .observe(elapsed.as_secs_f64());
+        debug!(
+            endpoint,
+            method,
+            status = status.as_u16(),
+            elapsed_ms = elapsed.as_millis(),
+            "request answered"
+        );
+        finish(answer, &self.header)
+    }
+
+    /// The answer, with endpoint and method as bounded labels.
+    async fn answer(&self, request: Request<Incoming>) -> (&'static str, &'static str, Answer) {
+        let (route, path) = match self.routes.find(request.uri().path()) {
+            Ok(found) => found,
+            Err(error) => return ("none", "any", refused(&error, "none")),
+        };
+        let endpoint = route.pattern();
+        let Some(method) =
+            method_label(request.method()).filter(|_| route.allows(request.method()))
+        else {
+            let error = method_not_allowed(route, request.method());
+            let mut answer = refused(&error, endpoint);
+            answer.headers_mut().insert(ALLOW, route.methods());
+            return (endpoint, "other", answer);
+        };
+        let answer = if request.method() == Method::OPTIONS {
+            options(&route.methods())
+        } else if route.is_open() {
+            open(&self.context, route)
+        } else {
+            let limited =
+                tokio::time::timeout(REQUEST_LIMIT, self.authenticated(route, path, request));
+            match limited.await {
+                Ok(Ok(answer)) => answer,
+                Ok(Err(error)) => refused(&error, endpoint),
+                Err(_) => refused(&too_slow(), endpoint),
+            }
+        };
+        (endpoint, method, answer)
+    }
+
+    async fn authenticated(
+        &self,
+        route: Route,
+        path: Path,
+        request: Request<Incoming>,
+    ) -> Result<Answer, ApiError> {
+        let token = self.authenticator.authenticate(request.headers()).await?;
+        let method = request.method().clone();
+        match token.role {
+            Role::Admin => {}
+            Role::ReadOnly if method == Method::GET => {}
+            Role::ReadOnly => {
+                let message = "The token may only read; use an admin token for changes.";
+                return Err(ApiError::new(Code::Forbidden, message));
+            }
+        }
+        let query = Query::parse(request.uri().query().unwrap_or_default());
+        let body = read_body(request.into_body()).await?;
+        let call = Call {
+            path,
+            query,
+            body,
+            actor: token.actor(),
+        };
+        dispatch(&self.context, route, &method, &call).await
+    }
+}
+
+fn too_slow() -> ApiError {
+    let message = format!(
+        "The request took longer than {} s; try again.",
+        REQUEST_LIMIT.as_secs()
+    );
+    ApiError::new(Code::RequestTimeout, message)
+}
+
+/// Methods that some route has.
+fn method_label(method: &Method) -> Option<&'static str> {
+    ["GET", "POST", "PATCH", "DELETE", "OPTIONS"]
+        .into_iter()
+        .find(|name| *name == method.as_str())
+}

@@ -1,0 +1,396 @@
+//! Tasks: changes that run in the background, one at a time per entity and in the order of their requests.
+//!
+//! The record of a task is stored before its work begins and finished after it, so that whoever was answered 202 can
+//! learn the outcome from any API process. The work itself is in this process only: a crash leaves the record unfinished,
+//! see `orphan`.
+
+use std::collections::{HashMap, HashSet};
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
+use stream_model::{Clock, SinkKey, SourceKey, Timestamp};
+use stream_node::{OnError, Tasks};
+use stream_state::{Outputs, StateError, Store, Task, TaskStatus, Versioned};
+use tokio::sync::OwnedMutexGuard;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::error::{ApiError, Code};
+use crate::metrics::Metrics;
+use crate::token::random_text;
+
+/// How long the work of a task may take.
+pub(crate) const TASK_LIMIT: Duration = Duration::from_secs(5 * 60);
+/// The pause before the outcome is stored again when the state store was away, doubled up to the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// What a task is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Entity {
+    Source(SourceKey),
+    Sink(SinkKey),
+}
+
+impl Entity {
+    fn source(&self) -> &SourceKey {
+        match self {
+            Self::Source(source) => source,
+            Self::Sink(sink) => &sink.source,
+        }
+    }
+
+    /// The middle of the task's id.
+    fn path(&self) -> String {
+        let source = self.source();
+        match self {
+            Self::Source(_) => format!("{}/{}", source.branch.branch, source.source),
+            Self::Sink(sink) => {
+                format!("{}/{}/{}", source.branch.branch, source.source, sink.sink)
+            }
+        }
+    }
+
+    /// Distinguishes the entity from all others. The kind is part of it: keys of sources and sinks differ in length only.
+    fn queue(&self) -> String {
+        match self {
+            Self::Source(source) => format!("source {source}"),
+            Self::Sink(sink) => format!("sink {sink}"),
+        }
+    }
+}
+
+/// What a task does, as its type says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    CreateSource,
+    DeleteSource,
+    UpdateSourceSettings,
+    CreateSink,
+    DeleteSink,
+    UpdateSinkSettings,
+}
+
+impl Kind {
+    /// The type in answers and the beginning of the task's id.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::CreateSource => "api.create.source",
+            Self::DeleteSource => "api.delete.source",
+            Self::UpdateSourceSettings => "api.update.sourceSettings",
+            Self::CreateSink => "api.create.sink",
+            Self::DeleteSink => "api.delete.sink",
+            Self::UpdateSinkSettings => "api.update.sinkSettings",
+        }
+    }
+}
+
+/// A task to be started.
+pub(crate) struct Order {
+    pub(crate) kind: Kind,
+    pub(crate) entity: Entity,
+    /// Where the changed thing is found afterwards.
+    pub(crate) url: String,
+    /// Does it and says so in a sentence.
+    pub(crate) work: BoxFuture<'static, Result<&'static str, ApiError>>,
+}
+
+/// Starts tasks and sees them through. Clones are handles of the same runner.
+#[derive(Clone)]
+pub(crate) struct Runner {
+    store: Store,
+    clock: Arc<dyn Clock>,
+    tasks: Tasks,
+    metrics: Metrics,
+    queues: Arc<Queues>,
+    reserved: Arc<Mutex<HashSet<String>>>,
+}
+
+impl Runner {
+    pub(crate) fn new(store: Store, clock: Arc<dyn Clock>, tasks: Tasks, metrics: Metrics) -> Self {
+        let (queues, reserved) = (Arc::default(), Arc::default());
+        Self {
+            store,
+            clock,
+            tasks,
+            metrics,
+            queues,
+            reserved,
+        }
+    }
+
+    /// Reserves an entity for its creation; none when it is being created already. Given back when dropped.
+    pub(crate) fn reserve(&self, entity: &Entity) -> Option<Reservation> {
+        let name = entity.queue();
+        let is_first = self.reserved.lock().insert(name.clone());
+        is_first.then(|| Reservation {
+            reserved: Arc::clone(&self.reserved),
+            name,
+        })
+    }
+
+    /// Records a task and starts it as soon as those before it on the same entity have ended.
+    pub(crate) async fn start(&self, order: Order) -> Result<Task, ApiError> {
+        let turn = self.queues.join(order.entity.queue()).await;
+        let task = new_task(&order, self.clock.now());
+        let recorded = self.store.create_task(task).await?;
+        let task = recorded.value.clone();
+        let outputs = outputs(&order);
+        let Order { kind, work, .. } = order;
+        let runner = self.clone();
+        let unfinished = Unfinished::new(&self.metrics);
+        self.tasks
+            .spawn("api task", OnError::LogAndContinue, async move {
+                let _unfinished = unfinished;
+                let turn = turn.await;
+                let outcome = run(work).await;
+                let finished = finished(&recorded.value, outcome, outputs, runner.clock.now());
+                let status = status_name(finished.status);
+                info!(
+                    task = finished.id,
+                    status,
+                    duration_ms = finished.duration_ms,
+                    "task finished"
+                );
+                runner
+                    .metrics
+                    .tasks
+                    .with_label_values(&[kind.as_str(), status])
+                    .inc();
+                record(&runner.store, &recorded, finished, &runner.tasks.token()).await;
+                drop(turn);
+                Ok(())
+            });
+        Ok(task)
+    }
+}
+
+/// Stores the outcome of a task, for as long as it takes or until the process stops.
+pub(crate) async fn record(
+    store: &Store,
+    recorded: &Versioned<Task>,
+    finished: Task,
+    stop: &CancellationToken,
+) {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let error = match store.update_task(recorded, finished.clone()).await {
+            // Conflict: an earlier try went through although its answer got lost, or the task was cleaned up.
+            Ok(_) | Err(StateError::Conflict { .. } | StateError::NotFound { .. }) => return,
+            Err(error) => error,
+        };
+        if stop.is_cancelled() {
+            warn!(task = finished.id, %error, "outcome of a task is lost");
+            return;
+        }
+        warn!(task = finished.id, %error, "outcome of a task cannot be stored, trying again");
+        // A stop asked for meanwhile gets one more try, not a wait.
+        let _ = tokio::time::timeout(pause, stop.cancelled()).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// Does the work, within its limit. A panic is an error of the task, not of the process.
+async fn run(
+    work: BoxFuture<'static, Result<&'static str, ApiError>>,
+) -> Result<&'static str, ApiError> {
+    match tokio::time::timeout(TASK_LIMIT, AssertUnwindSafe(work).catch_unwind()).await {
+        Ok(Ok(outcome)) => outcome,
+        Ok(Err(_)) => {
+            error!("task panicked");
+            Err(ApiError::new(
+                Code::Internal,
+                "The task failed because of a fault of the service; see its log.",
+            ))
+        }
+        Err(_) => Err(ApiError::new(
+            Code::Unavailable,
+            format!(
+                "The task was stopped after {} min; repeat it.",
+                TASK_LIMIT.as_secs() / 60
+            ),
+        )),
+    }
+}
+
+fn new_task(order: &Order, now: Timestamp) -> Task {
+    let kind = order.kind.as_str();
+    Task {
+        id: format!("{kind}/{}/{now}_{}", order.entity.path(), random_text(5)),
+        kind: kind.to_owned(),
+        created_at: now,
+        finished_at: None,
+        duration_ms: None,
+        status: TaskStatus::Processing,
+        result: None,
+        error: None,
+        outputs: Outputs::default(),
+    }
+}
+
+fn outputs(order: &Order) -> Outputs {
+    let source = order.entity.source();
+    Outputs {
+        url: Some(order.url.clone()),
+        project_id: Some(source.branch.project.0),
+        branch_id: Some(source.branch.branch.0),
+        source_id: Some(source.source.to_string()),
+        sink_id: match &order.entity {
+            Entity::Source(_) => None,
+            Entity::Sink(sink) => Some(sink.sink.to_string()),
+        },
+    }
+}
+
+/// The task with its outcome.
+pub(crate) fn finished(
+    task: &Task,
+    outcome: Result<&'static str, ApiError>,
+    outputs: Outputs,
+    now: Timestamp,
+) -> Task {
+    let (status, result, error, outputs) = match outcome {
+        Ok(sentence) => (
+            TaskStatus::Success,
+            Some(sentence.to_owned()),
+            None,
+            outputs,
+        ),
+        Err(error) => (
+            TaskStatus::Error,
+            None,
+            Some(error.message),
+            Outputs::default(),
+        ),
+    };
+    let duration = now.since(task.created_at);
+    Task {
+        finished_at: Some(now),
+        duration_ms: Some(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)),
+        status,
+        result,
+        error,
+        outputs,
+        ..task.clone()
+    }
+}
+
+/// The status as in answers.
+pub(crate) const fn status_name(status: TaskStatus) -> &'static str {
+    match status {
+        TaskStatus::Processing => "processing",
+        TaskStatus::Success => "success",
+        TaskStatus::Error => "error",
+    }
+}
+
+/// An entity that is being created.
+#[must_use = "dropping it lets another creation begin"]
+pub(crate) struct Reservation {
+    reserved: Arc<Mutex<HashSet<String>>>,
+    name: String,
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.reserved.lock().remove(&self.name);
+    }
+}
+
+/// Counts a task until it has ended, however it ends.
+struct Unfinished(prometheus::IntGauge);
+
+impl Unfinished {
+    fn new(metrics: &Metrics) -> Self {
+        let gauge = metrics.tasks_unfinished.clone();
+        gauge.inc();
+        Self(gauge)
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// One queue per entity that has tasks. Filled by requests, drained by the tasks they start.
+#[derive(Default)]
+struct Queues {
+    locks: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+}
+
+type Turn = BoxFuture<'static, OwnedMutexGuard<()>>;
+
+impl Queues {
+    /// Takes the next place in a queue. The future resolves when all earlier places were given up.
+    async fn join(&self, name: String) -> Turn {
+        let lock = {
+            let mut locks = self.locks.lock();
+            locks.retain(|_, lock| Arc::strong_count(lock) > 1);
+            Arc::clone(locks.entry(name).or_default())
+        };
+        let mut turn = lock.lock_owned().boxed();
+        // The lock is fair, but the place in its queue is taken by the first poll. That must be here, in the request, and
+        // not in the task, because tasks start in any order.
+        match futures_util::poll!(&mut turn) {
+            std::task::Poll::Ready(guard) => std::future::ready(guard).boxed(),
+            std::task::Poll::Pending => turn,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn turns_come_in_the_order_of_joining_and_survive_a_leaver() {
+        let queues = Queues::default();
+        let first = queues.join("a".to_owned()).await;
+        let leaver = queues.join("a".to_owned()).await;
+        let mut third = queues.join("a".to_owned()).await;
+        let mut fourth = queues.join("a".to_owned()).await;
+        let held = first.await;
+        drop(leaver);
+        assert!(
+            (&mut third).now_or_never().is_none(),
+            "the first is still at work"
+        );
+        drop(held);
+        assert!(
+            (&mut fourth).now_or_never().is_none(),
+            "the third comes first"
+        );
+        let held = third.await;
+        drop(held);
+        fourth.await;
+    }
+
+    #[tokio::test]
+    async fn queues_are_independent_and_forgotten_when_empty() {
+        let queues = Queues::default();
+        let held = queues.join("a".to_owned()).await.await;
+        let other = queues.join("b".to_owned()).await;
+        assert!(other.now_or_never().is_some());
+        drop(held);
+        let _third = queues.join("c".to_owned()).await;
+        assert_eq!(queues.locks.lock().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_an_error_of_the_task() {
+        let outcome = run(async { panic!("broken") }.boxed()).await;
+        assert_eq!(outcome.expect_err("it panicked").code, Code::Internal);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn work_without_end_is_stopped() {
+        let outcome = run(std::future::pending().boxed()).await;
+        assert!(outcome.expect_err("no end").message.contains("5 min"));
+    }
+}

@@ -1,0 +1,9 @@
+//! The API as clients see it: a real listener, the embedded state store and an SQLite target in a temporary directory.
+
+mod auth;
+mod lifecycle;
+mod service;
+mod settings;
+mod sink;
+mod source;
+mod world;

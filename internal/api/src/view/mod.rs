@@ -1,0 +1,36 @@
+//! The JSON shapes of answers. Each borrows from the model and adds what is computed for the answer only.
+
+pub(crate) mod page;
+pub(crate) mod settings;
+pub(crate) mod sink;
+pub(crate) mod source;
+pub(crate) mod statistics;
+pub(crate) mod task;
+
+use serde::Serialize;
+use stream_model::Timestamp;
+use stream_model::definition::Actor;
+use stream_model::definition::sink::Switch;
+
+/// That an entity was disabled.
+#[derive(Debug, Serialize)]
+pub(crate) struct SwitchView<'a> {
+    at: Timestamp,
+    by: &'a Actor,
+    reason: &'static str,
+}
+
+impl<'a> From<&'a Switch> for SwitchView<'a> {
+    fn from(switch: &'a Switch) -> Self {
+        let reason = if switch.directly {
+            "asked for"
+        } else {
+            "came along with its source"
+        };
+        Self {
+            at: switch.stamp.at,
+            by: &switch.stamp.by,
+            reason,
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! How many rows of a sink are where.
+//!
+//! The figures of closed slices are exact. Those of a slice that still takes rows are known only once it has reached a
+//! limit of its trigger, so the local level lags behind by at most one slice per volume.
+
+use serde::Serialize;
+use stream_model::Timestamp;
+use stream_model::file;
+use stream_model::slice::Slice;
+use stream_model::statistics::Figures;
+use stream_state::SinkNode;
+
+/// The figures of a sink, in total and by level. A level without rows is left out.
+#[derive(Debug, Serialize)]
+pub(crate) struct StatisticsView {
+    total: FiguresView,
+    levels: LevelsView,
+}
+
+#[derive(Debug, Serialize)]
+struct LevelsView {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    local: Option<FiguresView>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    staging: Option<FiguresView>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    target: Option<FiguresView>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct FiguresView {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    first_record_at: Option<Timestamp>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_record_at: Option<Timestamp>,
+    records_count: u64,
+    compressed_size: u64,
+    uncompressed_size: u64,
+}
+
+impl From<Figures> for FiguresView {
+    fn from(figures: Figures) -> Self {
+        Self {
+            first_record_at: figures.first_at,
+            last_record_at: figures.last_at,
+            records_count: figures.rows,
+            compressed_size: figures.bytes,
+            uncompressed_size: figures.raw_bytes,
+        }
+    }
+}
+
+/// The sums by level.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct ByLevel {
+    local: Figures,
+    staging: Figures,
+    target: Figures,
+}
+
+impl ByLevel {
+    /// Adds up all slices of a sink, and what was imported so long ago that only its sum is kept.
+    pub(crate) fn of_sink(sink: &SinkNode) -> Self {
+        let target = sink.removed.unwrap_or_default();
+        let mut sums = Self {
+            target,
+            ..Self::default()
+        };
+        for slice in sink.slices.values() {
+            let slice = &slice.value;
+            let crossed = || {
+                sink.crossed
+                    .get(&slice.id)
+                    .map(|crossed| &crossed.value.figures)
+            };
+            let figures = slice.seal().map(|seal| &seal.figures).or_else(crossed);
+            let imported = sink
+                .files
+                .get(&slice.file)
+                .is_some_and(|file| matches!(file.value.state, file::State::Imported { .. }));
+            if let Some(figures) = figures {
+                sums.level(slice, imported).add(figures);
+            }
+        }
+        sums
+    }
+
+    fn level(&mut self, slice: &Slice, imported: bool) -> &mut Figures {
+        match (imported, slice.is_uploaded()) {
+            (true, _) => &mut self.target,
+            (false, true) => &mut self.staging,
+            (false, false) => &mut self.local,
+        }
+    }
+}
+
+impl From<ByLevel> for StatisticsView {
+    fn from(sums: ByLevel) -> Self {
+        let mut total = Figures::default();
+        for level in [&sums.local, &sums.staging, &sums.target] {
+            total.add(level);
+        }
+        let shown = |figures: Figures| (figures.rows > 0).then(|| figures.into());
+        let levels = LevelsView {
+            local: shown(sums.local),
+            staging: shown(sums.staging),
+            target: shown(sums.target),
+        };
+        Self {
+            total: total.into(),
+            levels,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use serde_json::{Value, json};
+    use stream_model::file::File;
+    use stream_model::statistics::Crossed;
+    use stream_model::{FileId, SliceId};
+    use stream_state::Versioned;
+
+    use super::*;
+
+    const AT: &str = "2026-01-01T00:00:00.000Z";
+    const SINK: &str = r#"{"project":1,"branch":1,"source":"orders","sink":"raw"}"#;
+
+    fn read<T: serde::de::DeserializeOwned>(value: Value) -> Arc<Versioned<T>> {
+        let value = serde_json::from_value(value).expect("the stored form");
+        Arc::new(Versioned { value, revision: 1 })
+    }
+
+    fn add_file(node: &mut SinkNode, id: u8, state: &Value) {
+        let sink: Value = serde_json::from_str(SINK).expect("JSON");
+        let file = read::<File>(json!({
+            "id": FileId::from_bytes([id; 16]), "sink": sink, "mappingVersion": 1, "volumes": [],
+            "table": {"type": "sqlite", "tableId": "t", "mapping": {"columns": []}},
+            "trigger": {"count": 1, "size": "1MB", "interval": "1s", "minInterval": "1s", "slicesCount": 1},
+            "openedAt": AT, "state": state,
+        }));
+        node.files.insert(file.value.id, file);
+    }
+
+    fn add_slice(node: &mut SinkNode, id: u8, file: u8, state: &Value) {
+        let sink: Value = serde_json::from_str(SINK).expect("JSON");
+        let slice = read::<Slice>(json!({
+            "id": SliceId::from_bytes([id; 16]), "sink": sink, "file": FileId::from_bytes([file; 16]),
+            "volume": "00".repeat(16), "mappingVersion": 1, "compression": {"type": "none"},
+            "durability": "disk", "openedAt": AT, "state": state,
+            "trigger": {"count": 1, "size": "1MB", "interval": "1s", "minInterval": "1s"},
+        }));
+        node.slices.insert(slice.value.id, slice);
+    }
+
+    fn figures(rows: u64) -> Value {
+        json!({"rows": rows, "rawBytes": rows * 10, "bytes": rows * 3})
+    }
+
+    fn sealed(name: &str, rows: u64) -> Value {
+        json!({
+            "name": name, "at": AT, "object": "x",
+            "closing": {"at": AT, "reason": "count"},
+            "seal": {"at": AT, "incarnation": 1, "figures": figures(rows), "checksum": "", "sessions": {}},
+        })
+    }
+
+    #[test]
+    fn each_slice_counts_where_its_rows_are() {
+        let mut node = SinkNode::default();
+        let imported =
+            json!({"name": "imported", "closingAt": AT, "importingAt": AT, "at": AT, "rows": 9});
+        add_file(&mut node, 1, &json!({"name": "writing"}));
+        add_file(&mut node, 2, &imported);
+        add_slice(&mut node, 1, 1, &json!({"name": "writing"}));
+        add_slice(&mut node, 2, 1, &json!({"name": "writing"}));
+        add_slice(&mut node, 3, 1, &sealed("uploading", 10));
+        add_slice(&mut node, 4, 1, &sealed("uploaded", 100));
+        add_slice(&mut node, 5, 2, &sealed("uploaded", 1_000));
+        let sink: Value = serde_json::from_str(SINK).expect("JSON");
+        let crossed = read::<Crossed>(json!({
+            "sink": sink, "slice": SliceId::from_bytes([2; 16]), "volume": "00".repeat(16),
+            "reason": "count", "figures": figures(1), "at": AT,
+        }));
+        node.crossed.insert(crossed.value.slice, crossed);
+        node.removed = Some(Figures {
+            rows: 10_000,
+            ..Figures::default()
+        });
+        let sums = ByLevel::of_sink(&node);
+        let rows = (sums.local.rows, sums.staging.rows, sums.target.rows);
+        assert_eq!(rows, (11, 100, 11_000));
+        let view = serde_json::to_value(StatisticsView::from(sums)).expect("serialises");
+        assert_eq!(view["total"]["recordsCount"], 11_111);
+        assert_eq!(view["levels"]["staging"]["uncompressedSize"], 1_000);
+        assert_eq!(view["levels"]["staging"]["compressedSize"], 300);
+    }
+}

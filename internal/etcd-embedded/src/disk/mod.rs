@@ -1,0 +1,242 @@
+//! What is on disk: one redb file with the changes since the last compaction and a few facts about the server.
+//!
+//! Table `changes`: (revision, position) → row (see [`row`]). Table `meta`: name → number; `format` is the version of this
+//! layout, `compacted` the revision of the last compaction, `cluster` and `member` the identity, `boots` the number of
+//! openings. The newest revision is the one of the last row, which compaction never removes.
+//!
+//! The file is created under another name and renamed when it is complete, so a crash during the creation leaves
+//! nothing that looks like a damaged store.
+//!
+//! Commits are redb's default: one sync, checksums over everything. After an unclean stop redb therefore verifies the whole
+//! file when it is opened: measured 2 ms for 1 MB, 23 ms for 17 MB, 127 ms for 135 MB, and compaction bounds the file.
+//! "Quick repair" would save two thirds of that at the price of a second sync and 70 % of the latency of every commit.
+
+mod error;
+mod row;
+
+pub use error::OpenError;
+
+use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+
+use crate::directory::{self, DirectoryLock};
+use crate::mvcc::{Change, RowId};
+
+const FILE: &str = "etcd.redb";
+const UNFINISHED_FILE: &str = "etcd.redb.new";
+const FORMAT: i64 = 1;
+/// Everything is in memory already, so the cache only serves the inner pages of the trees while writing.
+const CACHE_BYTES: usize = 16 << 20;
+
+const META: TableDefinition<&str, i64> = TableDefinition::new("meta");
+const CHANGES: TableDefinition<(i64, u32), &[u8]> = TableDefinition::new("changes");
+
+const KEY_FORMAT: &str = "format";
+const KEY_COMPACTED: &str = "compacted";
+const KEY_CLUSTER: &str = "cluster";
+const KEY_MEMBER: &str = "member";
+const KEY_BOOTS: &str = "boots";
+
+/// Who the server says it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Identity {
+    pub(crate) cluster: u64,
+    pub(crate) member: u64,
+    /// How often the directory was opened, this time included.
+    pub(crate) boots: u64,
+}
+
+/// Everything the file holds.
+#[derive(Debug)]
+pub(crate) struct Contents {
+    /// As of the previous boot.
+    pub(crate) identity: Identity,
+    pub(crate) compacted: Option<i64>,
+    pub(crate) changes: Vec<Change>,
+}
+
+/// What one commit makes durable.
+#[derive(Debug, Default)]
+pub(crate) struct Batch {
+    pub(crate) changes: Vec<Arc<Change>>,
+    pub(crate) compaction: Option<Compaction>,
+    pub(crate) boots: Option<u64>,
+}
+
+/// Rows that nobody can see any more.
+#[derive(Debug)]
+pub(crate) struct Compaction {
+    pub(crate) target: i64,
+    pub(crate) superseded: Vec<RowId>,
+}
+
+/// The open file. The directory is held until it is closed.
+#[derive(Debug)]
+pub(crate) struct Disk {
+    database: Database,
+    path: PathBuf,
+    // Dropped last: nobody else may open the file before redb has closed it.
+    _directory: DirectoryLock,
+}
+
+impl Batch {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.changes.is_empty() && self.compaction.is_none() && self.boots.is_none()
+    }
+}
+
+impl Disk {
+    /// Opens the file in `dir`, creating it when missing, and reads everything.
+    pub(crate) fn open(dir: &Path, lock: DirectoryLock) -> Result<(Self, Contents), OpenError> {
+        let path = dir.join(FILE);
+        let exists = path.try_exists().map_err(|source| OpenError::Directory {
+            path: dir.to_owned(),
+            source,
+        })?;
+        if !exists {
+            create(dir, &path)?;
+        }
+        let (database, contents) = open_and_read(&path)?;
+        let disk = Self {
+            database,
+            path,
+            _directory: lock,
+        };
+        Ok((disk, contents))
+    }
+
+    /// Makes the batch durable: all of it or, after an error, possibly none of it. After an error nothing more can be
+    /// written.
+    pub(crate) fn commit(&self, batch: &Batch) -> Result<(), redb::Error> {
+        let transaction = self.database.begin_write()?;
+        {
+            let mut changes = transaction.open_table(CHANGES)?;
+            for change in &batch.changes {
+                let bytes = row::encode(change);
+                changes.insert((change.revision, change.position), bytes.as_slice())?;
+            }
+            if let Some(compaction) = &batch.compaction {
+                for id in &compaction.superseded {
+                    changes.remove(id)?;
+                }
+                let mut meta = transaction.open_table(META)?;
+                meta.insert(KEY_COMPACTED, compaction.target)?;
+            }
+        }
+        if let Some(boots) = batch.boots {
+            let mut meta = transaction.open_table(META)?;
+            meta.insert(KEY_BOOTS, boots.cast_signed())?;
+        }
+        transaction.commit()?;
+        Ok(())
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// Runs `open`, which reads a file that may be damaged. redb checks what it reads, but not so thoroughly that no damage can
+/// make it panic.
+pub(crate) fn guard<T>(
+    dir: &Path,
+    open: impl FnOnce() -> Result<T, OpenError>,
+) -> Result<T, OpenError> {
+    catch_unwind(AssertUnwindSafe(open)).unwrap_or_else(|_| {
+        Err(OpenError::Damaged {
+            path: dir.join(FILE),
+            reason: "the database cannot be read".to_owned(),
+        })
+    })
+}
+
+fn create(dir: &Path, path: &Path) -> Result<(), OpenError> {
+    let unfinished = dir.join(UNFINISHED_FILE);
+    let failed = |source| OpenError::Directory {
+        path: dir.to_owned(),
+        source,
+    };
+    if unfinished.exists() {
+        fs::remove_file(&unfinished).map_err(failed)?;
+    }
+    write_empty(&unfinished).map_err(|error| OpenError::storage(&unfinished, error))?;
+    fs::rename(&unfinished, path).map_err(failed)?;
+    directory::sync(dir).map_err(failed)
+}
+
+fn write_empty(path: &Path) -> Result<(), redb::Error> {
+    let database = Database::builder()
+        .set_cache_size(CACHE_BYTES)
+        .create(path)?;
+    let transaction = database.begin_write()?;
+    {
+        transaction.open_table(CHANGES)?;
+        let mut meta = transaction.open_table(META)?;
+        meta.insert(KEY_FORMAT, FORMAT)?;
+        meta.insert(KEY_CLUSTER, rand::random::<i64>())?;
+        meta.insert(KEY_MEMBER, rand::random::<i64>())?;
+        meta.insert(KEY_BOOTS, 0)?;
+    }
+    transaction.commit()?;
+    Ok(())
+}
+
+fn open_and_read(path: &Path) -> Result<(Database, Contents), OpenError> {
+    let database = Database::builder()
+        .set_cache_size(CACHE_BYTES)
+        .set_repair_callback(|_| {
+            tracing::info!("state store was not closed cleanly; checking it");
+        })
+        .open(path)
+        .map_err(|error| OpenError::storage(path, error.into()))?;
+    let contents = read(&database, path)?;
+    Ok((database, contents))
+}
+
+fn read(database: &Database, path: &Path) -> Result<Contents, OpenError> {
+    let failed = |error: redb::Error| OpenError::storage(path, error);
+    let damaged = |reason: String| OpenError::Damaged {
+        path: path.to_owned(),
+        reason,
+    };
+    let transaction = database.begin_read().map_err(|e| failed(e.into()))?;
+    let meta = transaction.open_table(META).map_err(|e| failed(e.into()))?;
+    let number = |key: &str| -> Result<Option<i64>, OpenError> {
+        let found = meta.get(key).map_err(|e| failed(e.into()))?;
+        Ok(found.map(|value| value.value()))
+    };
+    let required = |key: &str| number(key)?.ok_or_else(|| damaged(format!("`{key}` is missing")));
+    let format = required(KEY_FORMAT)?;
+    if format != FORMAT {
+        return Err(OpenError::UnknownFormat {
+            path: path.to_owned(),
+            found: format,
+            supported: FORMAT,
+        });
+    }
+    let identity = Identity {
+        cluster: required(KEY_CLUSTER)?.cast_unsigned(),
+        member: required(KEY_MEMBER)?.cast_unsigned(),
+        boots: required(KEY_BOOTS)?.cast_unsigned(),
+    };
+    let table = transaction
+        .open_table(CHANGES)
+        .map_err(|e| failed(e.into()))?;
+    let mut changes = Vec::new();
+    for entry in table.iter().map_err(|e| failed(e.into()))? {
+        let (id, bytes) = entry.map_err(|e| failed(e.into()))?;
+        let (revision, position) = id.value();
+        let change = row::decode((revision, position), bytes.value())
+            .map_err(|reason| damaged(format!("revision {revision}.{position}: {reason}")))?;
+        changes.push(change);
+    }
+    Ok(Contents {
+        identity,
+        compacted: number(KEY_COMPACTED)?,
+        changes,
+    })
+}

@@ -1,0 +1,389 @@
+//! What the sender is told: statuses, error names and bodies. Names and shapes are interface.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
+use hyper::{Response, StatusCode};
+use serde::Serialize;
+use stream_encoding::MapError;
+use stream_model::level::Durability;
+use stream_model::{BranchId, ProjectId, SinkId, SourceId};
+
+use crate::completion::Failure;
+use crate::dispatch::Report;
+use crate::mapper::Rejection;
+
+/// An answer.
+pub(crate) type Answer = Response<Full<Bytes>>;
+
+/// The class of durability of what was written.
+pub(crate) const DURABILITY: HeaderName = HeaderName::from_static("x-stream-durability");
+
+const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("1");
+
+/// A request that is not accepted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    /// The status.
+    pub status: u16,
+    /// The name of the error, without `stream.in.`.
+    pub name: &'static str,
+    /// A sentence: what is wrong, and what to do.
+    pub message: Cow<'static, str>,
+    /// Whether the same request is worth repeating in a moment.
+    pub retry: bool,
+}
+
+impl Refusal {
+    /// A refusal that repeating does not change.
+    pub fn new(status: u16, name: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            status,
+            name,
+            message: message.into(),
+            retry: false,
+        }
+    }
+
+    /// A refusal that a later repetition may not meet.
+    pub fn later(status: u16, name: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            status,
+            name,
+            message: message.into(),
+            retry: true,
+        }
+    }
+
+    /// The answer.
+    pub fn answer(&self) -> Answer {
+        let body = ErrorBody {
+            status_code: self.status,
+            error: full_name(self.name),
+            message: &self.message,
+        };
+        json(self.status, self.retry, &body)
+    }
+}
+
+impl Failure {
+    /// How the failure is told.
+    pub fn refusal(self) -> Refusal {
+        match self {
+            Self::NoSource => Refusal::new(404, "noSourceFound", NO_SOURCE),
+            Self::DisabledSource => Refusal::new(
+                404,
+                "disabledSource",
+                "The source is disabled. Enable it to send records.",
+            ),
+            Self::NoEnabledSink => Refusal::later(
+                503,
+                "noEnabledSink",
+                "The source has no enabled sink, so the record would be lost. Enable or create a sink.",
+            ),
+            Self::NoSlice => Refusal::later(
+                503,
+                "noOpenedSliceFound",
+                "No slice is open for the sinks of the source. Try again in a moment.",
+            ),
+            Self::VolumeUnavailable => Refusal::later(
+                503,
+                "pipelineNotReady",
+                "The storage of the source cannot be reached. The record was not written. Try again.",
+            ),
+            Self::InsufficientStorage => Refusal::later(
+                507,
+                "insufficientStorage",
+                "The disk of the source is full. The record was not written. Try again later.",
+            ),
+            Self::Overloaded => Refusal::later(503, "overloaded", OVERLOADED),
+            Self::Shutdown => Refusal::later(
+                503,
+                "shutdown",
+                "The service is stopping. The record was not written. Try again.",
+            ),
+            Self::OutcomeUnknown => Refusal::new(
+                503,
+                "outcomeUnknown",
+                "It could not be found out in time whether the record was written. Sending it again may duplicate it.",
+            ),
+            Self::Internal => Refusal::new(
+                500,
+                "genericError",
+                "The record was not written because of an internal error. See the log of the service.",
+            ),
+        }
+    }
+}
+
+/// The message for an unknown source and for a wrong secret: the same, so that secrets cannot be probed.
+pub(crate) const NO_SOURCE: &str =
+    "No source was found for this URL. Check project, source and secret.";
+/// The message when there is no memory for another request.
+pub(crate) const OVERLOADED: &str = "Too many requests are waiting for the disk. The record was not written. Try again in a moment.";
+
+/// `OK`: accepted with this class of durability.
+pub(crate) fn accepted(durability: Durability) -> Answer {
+    let mut answer = text(accepted_status(durability), "OK");
+    answer
+        .headers_mut()
+        .insert(DURABILITY, durability_value(durability));
+    answer
+}
+
+/// A text answer.
+pub(crate) fn text(status: u16, body: &'static str) -> Answer {
+    let mut answer = Response::new(Full::new(Bytes::from_static(body.as_bytes())));
+    *answer.status_mut() = status_code(status);
+    answer.headers_mut().insert(CONTENT_TYPE, TEXT);
+    answer
+}
+
+/// How much is told about a success.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Detail {
+    /// `OK`.
+    Short,
+    /// Every source and sink.
+    Verbose,
+}
+
+/// The answer to a record.
+pub(crate) fn answer(reports: &[Report], detail: Detail) -> Answer {
+    let weakest = reports
+        .iter()
+        .filter_map(|report| report.written.ok())
+        .max();
+    let has_rejections = reports.iter().any(|report| !report.rejections.is_empty());
+    let failure = reports.iter().find_map(|report| report.written.err());
+    match (failure, weakest) {
+        // The source was deleted between the look at its secret and the look at its route.
+        (None, None) => Failure::NoSource.refusal().answer(),
+        (None, Some(durability)) if detail == Detail::Short && !has_rejections => {
+            accepted(durability)
+        }
+        (Some(failure), None) if detail == Detail::Short && !has_rejections => {
+            failure.refusal().answer()
+        }
+        (_, weakest) => {
+            let mut answer = verbose(reports);
+            if let Some(durability) = weakest {
+                answer
+                    .headers_mut()
+                    .insert(DURABILITY, durability_value(durability));
+            }
+            answer
+        }
+    }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ErrorBody<'a> {
+    status_code: u16,
+    error: Cow<'static, str>,
+    message: &'a str,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct VerboseBody<'a> {
+    status_code: u16,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<Cow<'static, str>>,
+    message: String,
+    sources: Vec<SourceBody<'a>>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct SourceBody<'a> {
+    project_id: ProjectId,
+    source_id: &'a SourceId,
+    branch_id: BranchId,
+    status_code: u16,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<Cow<'static, str>>,
+    message: String,
+    sinks: Vec<SinkBody<'a>>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct SinkBody<'a> {
+    sink_id: &'a SinkId,
+    status_code: u16,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<Cow<'static, str>>,
+    message: Cow<'static, str>,
+}
+
+fn verbose(reports: &[Report]) -> Answer {
+    let sources: Vec<_> = reports.iter().map(source_body).collect();
+    let sinks = || sources.iter().flat_map(|source| &source.sinks);
+    let status = sources
+        .iter()
+        .map(|source| source.status_code)
+        .max()
+        .unwrap_or(200);
+    let error = common_name(sources.iter().map(|source| source.error.as_ref()));
+    let written = sinks().filter(|sink| sink.error.is_none()).count();
+    let mut message = counted(written, sinks().count());
+    if let Some(sink) = sinks().find(|sink| sink.error.is_some()) {
+        message = format!(
+            "{message} Sink {:?}: {}",
+            sink.sink_id.as_str(),
+            sink.message
+        );
+    } else if let Some(source) = sources.iter().find(|source| source.error.is_some()) {
+        message.clone_from(&source.message);
+    }
+    let retry = reports.iter().filter_map(|report| report.written.err());
+    let retry = retry.map(Failure::refusal).any(|refusal| refusal.retry);
+    json(
+        status,
+        retry,
+        &VerboseBody {
+            status_code: status,
+            error,
+            message,
+            sources,
+        },
+    )
+}
+
+fn source_body(report: &Report) -> SourceBody<'_> {
+    let sinks: Vec<_> = report
+        .plan
+        .iter()
+        .flat_map(|plan| &plan.sinks)
+        .enumerate()
+        .map(|(position, sink)| sink_body(report, position, &sink.sink))
+        .collect();
+    let failure = report.written.err().map(Failure::refusal);
+    let own_status = match (&failure, report.written) {
+        (Some(refusal), _) => refusal.status,
+        (None, Ok(durability)) => accepted_status(durability),
+        (None, Err(_)) => 500,
+    };
+    let failed = sinks.iter().filter(|sink| sink.error.is_some()).count();
+    let error = match &failure {
+        Some(refusal) => Some(full_name(refusal.name)),
+        None => common_name(sinks.iter().map(|sink| sink.error.as_ref())),
+    };
+    let message = match failure {
+        Some(refusal) => refusal.message.into_owned(),
+        None => counted(sinks.len() - failed, sinks.len()),
+    };
+    SourceBody {
+        project_id: report.source.branch.project,
+        source_id: &report.source.source,
+        branch_id: report.source.branch.branch,
+        status_code: sinks
+            .iter()
+            .map(|sink| sink.status_code)
+            .fold(own_status, u16::max),
+        error,
+        message,
+        sinks,
+    }
+}
+
+fn sink_body<'a>(report: &Report, position: usize, sink: &'a SinkId) -> SinkBody<'a> {
+    let rejection = report
+        .rejections
+        .iter()
+        .find(|rejection| rejection.sink == position);
+    let refusal = match (rejection, report.written) {
+        (Some(rejection), _) => rejected(rejection),
+        (None, Err(failure)) => failure.refusal(),
+        (None, Ok(durability)) => {
+            let status_code = accepted_status(durability);
+            let message = Cow::Borrowed("Successfully written.");
+            return SinkBody {
+                sink_id: sink,
+                status_code,
+                error: None,
+                message,
+            };
+        }
+    };
+    SinkBody {
+        sink_id: sink,
+        status_code: refusal.status,
+        error: Some(full_name(refusal.name)),
+        message: refusal.message,
+    }
+}
+
+fn rejected(rejection: &Rejection) -> Refusal {
+    let (status, name) = match &rejection.error {
+        MapError::NotStructured { .. } => (415, "unsupportedMediaType"),
+        MapError::RowTooLong { .. } => (413, "payloadTooLarge"),
+        _ => (422, "unprocessableContent"),
+    };
+    Refusal::new(status, name, format!("{}.", rejection.error))
+}
+
+/// The name that all errors have; when they differ, the one that says only that something was not written.
+fn common_name<'a>(
+    names: impl Iterator<Item = Option<&'a Cow<'static, str>>>,
+) -> Option<Cow<'static, str>> {
+    let mut names = names.flatten();
+    let first = names.next()?;
+    let same = names.all(|name| name == first);
+    Some(if same {
+        first.clone()
+    } else {
+        full_name("writeFailed")
+    })
+}
+
+fn counted(written: usize, all: usize) -> String {
+    let success = if written == all {
+        "Successfully written"
+    } else {
+        "Written"
+    };
+    format!("{success} to {written}/{all} sinks.")
+}
+
+fn full_name(name: &'static str) -> Cow<'static, str> {
+    Cow::Owned(format!("stream.in.{name}"))
+}
+
+const fn accepted_status(durability: Durability) -> u16 {
+    match durability {
+        Durability::Disk => 200,
+        Durability::Cache | Durability::Memory => 202,
+    }
+}
+
+const fn durability_value(durability: Durability) -> HeaderValue {
+    match durability {
+        Durability::Disk => HeaderValue::from_static("disk"),
+        Durability::Cache => HeaderValue::from_static("cache"),
+        Durability::Memory => HeaderValue::from_static("memory"),
+    }
+}
+
+fn status_code(status: u16) -> StatusCode {
+    StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+}
+
+fn json(status: u16, retry: bool, body: &impl Serialize) -> Answer {
+    let body = serde_json::to_vec(body).expect("these structs have string keys only");
+    let mut answer = Response::new(Full::new(Bytes::from(body)));
+    *answer.status_mut() = status_code(status);
+    answer.headers_mut().insert(CONTENT_TYPE, JSON);
+    if retry {
+        answer
+            .headers_mut()
+            .insert(RETRY_AFTER, RETRY_AFTER_SECONDS);
+    }
+    answer
+}

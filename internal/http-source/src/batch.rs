@@ -1,0 +1,556 @@
+//! A batch, in the forms it takes between the first record and the answer.
+//!
+//! ```text
+//! Open ──close──▶ Gathered ──compress──▶ Packed ──bind──▶ Bound ──send──▶ InFlight ──commit──▶ (answered)
+//! (grows)             ▲                                                      │
+//!                     └──────────────── release, with proof ─────────────────┘
+//! ```
+//!
+//! The types hold the rule of the append protocol: after `send`, nothing of a batch can be changed or sent again until it
+//! is certain what became of it. The only way back from [`InFlight`] takes an [`Unwritten`], which is made from an answer
+//! that says so.
+//!
+//! A batch owns everything that hangs on it: the waiting requests ([`Promise`]), their share of the memory budget, and
+//! its weight in the load of the lane. Whatever way it ends, even by a panic of the lane, the requests are answered.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use stream_encoding::CompressError;
+use stream_model::level::Durability;
+use stream_model::{SliceId, Timestamp};
+use stream_storage::wire::{self, Answer, Pending, Unknown};
+use tokio::time::Instant;
+
+use crate::admission::Reservation;
+use crate::completion::{Completion, Failure, Outcome, Rejected, Ticket};
+use crate::frames;
+use crate::link::Linked;
+use crate::mapper::{Mapped, Mapper, Received};
+use crate::route::{Plan, Target};
+
+/// Buffers larger than this are not kept for the next batch, so that a thousand idle sources do not hold on to memory.
+const KEPT_BUFFER_BYTES: usize = 64 << 10;
+
+/// The rows of one sink.
+#[derive(Debug, Default)]
+struct SinkRows {
+    csv: Vec<u8>,
+    rows: u32,
+    times: Option<(Timestamp, Timestamp)>,
+}
+
+impl SinkRows {
+    fn push(&mut self, row: &[u8], at: Timestamp) {
+        if row.is_empty() {
+            return;
+        }
+        self.csv.extend_from_slice(row);
+        self.rows += 1;
+        self.times = Some(
+            self.times
+                .map_or((at, at), |(first, last)| (first.min(at), last.max(at))),
+        );
+    }
+
+    fn clear(&mut self) {
+        self.csv.clear();
+        self.rows = 0;
+        self.times = None;
+    }
+}
+
+/// Memory of a finished batch, for the next one.
+#[derive(Debug, Default)]
+pub(crate) struct Buffers {
+    rows: Vec<SinkRows>,
+    records: Vec<Received>,
+}
+
+impl Buffers {
+    fn recycle(mut self) -> Self {
+        self.records.clear();
+        for rows in &mut self.rows {
+            rows.clear();
+            rows.csv.shrink_to(KEPT_BUFFER_BYTES);
+        }
+        self.records
+            .shrink_to(KEPT_BUFFER_BYTES / size_of::<Received>());
+        self
+    }
+}
+
+/// The side of a completion that answers. Dropped without an answer, it answers what is true then.
+struct Promise {
+    completion: Arc<Completion>,
+    plan: Arc<Plan>,
+    sent: bool,
+}
+
+impl Promise {
+    fn settle(&self, written: Result<Durability, Failure>, rejected: Rejected) {
+        self.completion.settle(Outcome {
+            written,
+            plan: Arc::clone(&self.plan),
+            rejected,
+        });
+    }
+}
+
+impl Drop for Promise {
+    fn drop(&mut self) {
+        let failure = if self.sent {
+            Failure::OutcomeUnknown
+        } else {
+            Failure::Shutdown
+        };
+        self.settle(Err(failure), Rejected::new());
+    }
+}
+
+/// The weight of a batch in the load of its lane.
+struct Load {
+    outstanding: Arc<AtomicUsize>,
+    bytes: usize,
+}
+
+impl Load {
+    fn new(outstanding: &Arc<AtomicUsize>, bytes: usize) -> Self {
+        outstanding.fetch_add(bytes, Ordering::Relaxed);
+        Self {
+            outstanding: Arc::clone(outstanding),
+            bytes,
+        }
+    }
+
+    fn add(&mut self, bytes: usize) {
+        self.outstanding.fetch_add(bytes, Ordering::Relaxed);
+        self.bytes += bytes;
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.outstanding.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// A batch that takes records.
+pub(crate) struct Open {
+    gathered: Gathered,
+    opened_at: Instant,
+}
+
+impl Open {
+    /// A batch for its first record. It is answered by `deadline`, whatever happens.
+    pub fn new(
+        plan: &Arc<Plan>,
+        buffers: Buffers,
+        outstanding: &Arc<AtomicUsize>,
+        reserved: Reservation,
+        now: Instant,
+        deadline: Instant,
+    ) -> Self {
+        let Buffers { mut rows, records } = buffers;
+        rows.resize_with(plan.sinks.len(), SinkRows::default);
+        let promise = Promise {
+            completion: Arc::new(Completion::default()),
+            plan: Arc::clone(plan),
+            sent: false,
+        };
+        let gathered = Gathered {
+            rows,
+            records,
+            rejected: Rejected::new(),
+            raw_bytes: 0,
+            promise,
+            reserved,
+            load: Load::new(outstanding, 0),
+            deadline,
+        };
+        Self {
+            gathered,
+            opened_at: now,
+        }
+    }
+
+    /// Whether rows made by `plan` may be added.
+    pub fn takes(&self, plan: &Arc<Plan>) -> bool {
+        let own = &self.gathered.promise.plan;
+        Arc::ptr_eq(own, plan) || own.makes_same_rows_as(plan)
+    }
+
+    /// Adds a record with its rows.
+    pub fn push(&mut self, received: Received, mapped: &mut Mapped) -> Ticket {
+        let batch = &mut self.gathered;
+        let index = u32::try_from(batch.records.len()).expect("a batch has at most 2^20 records");
+        batch.take_rows(index, received.record.received_at, mapped);
+        batch.load.add(mapped.bytes());
+        batch.records.push(received);
+        Ticket::new(Arc::clone(&batch.promise.completion), index)
+    }
+
+    /// Takes over what a request has reserved.
+    pub fn absorb(&mut self, reserved: Reservation) {
+        self.gathered.reserved.absorb(reserved);
+    }
+
+    /// Bytes of rows.
+    pub fn raw_bytes(&self) -> usize {
+        self.gathered.raw_bytes
+    }
+
+    /// When the first record was added.
+    pub fn opened_at(&self) -> Instant {
+        self.opened_at
+    }
+
+    /// When it is answered at the latest.
+    pub fn deadline(&self) -> Instant {
+        self.gathered.deadline
+    }
+
+    /// Ends gathering.
+    pub fn close(self) -> Gathered {
+        self.gathered
+    }
+}
+
+/// A batch of which it is certain that nothing is written.
+pub(crate) struct Gathered {
+    rows: Vec<SinkRows>,
+    records: Vec<Received>,
+    rejected: Rejected,
+    raw_bytes: usize,
+    promise: Promise,
+    reserved: Reservation,
+    load: Load,
+    deadline: Instant,
+}
+
+impl Gathered {
+    fn take_rows(&mut self, index: u32, at: Timestamp, mapped: &mut Mapped) {
+        for (sink, rows) in self.rows.iter_mut().enumerate() {
+            rows.push(mapped.row(sink), at);
+        }
+        self.raw_bytes += mapped.bytes();
+        if !mapped.rejections.is_empty() {
+            self.rejected
+                .insert(index, std::mem::take(&mut mapped.rejections));
+        }
+    }
+
+    /// How the rows were made.
+    pub fn plan(&self) -> &Arc<Plan> {
+        &self.promise.plan
+    }
+
+    /// Bytes of rows.
+    pub fn raw_bytes(&self) -> usize {
+        self.raw_bytes
+    }
+
+    /// Number of records.
+    pub fn records(&self) -> usize {
+        self.records.len()
+    }
+
+    /// When it is answered at the latest.
+    pub fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    /// Whether no sink takes any of the records.
+    pub fn is_empty(&self) -> bool {
+        self.rows.iter().all(|rows| rows.rows == 0)
+    }
+
+    /// The positions of the sinks that have rows.
+    pub fn sinks(&self) -> impl Iterator<Item = usize> {
+        let sinks = self.rows.iter().enumerate();
+        sinks
+            .filter(|(_, rows)| rows.rows > 0)
+            .map(|(sink, _)| sink)
+    }
+
+    /// Moves its weight to another lane.
+    pub fn move_load(&mut self, outstanding: &Arc<AtomicUsize>) {
+        self.load = Load::new(outstanding, self.load.bytes);
+    }
+
+    /// Maps all records again, by another plan.
+    #[must_use]
+    pub fn map_again(mut self, plan: &Arc<Plan>, mapper: &Mapper) -> Self {
+        self.rows.iter_mut().for_each(SinkRows::clear);
+        self.rows.resize_with(plan.sinks.len(), SinkRows::default);
+        self.rejected.clear();
+        self.raw_bytes = 0;
+        self.promise.plan = Arc::clone(plan);
+        let records = std::mem::take(&mut self.records);
+        for (index, mut received) in (0..).zip(records) {
+            received.prepare_for(plan);
+            let received = mapper.map(plan, received, |received, mapped| {
+                self.take_rows(index, received.record.received_at, mapped);
+                received
+            });
+            self.records.push(received);
+        }
+        self
+    }
+
+    /// Compresses the rows for these slices. CPU work in proportion to [`Self::raw_bytes`].
+    ///
+    /// # Errors
+    /// The batch, when compression fails.
+    pub fn compress(self, targets: Arc<[Target]>) -> Result<Packed, (Self, CompressError)> {
+        let mut frames = Vec::with_capacity(self.rows.len());
+        for (rows, target) in self.rows.iter().zip(&*targets) {
+            if rows.rows == 0 {
+                frames.push(Bytes::new());
+                continue;
+            }
+            match frames::compress(target.compression, &rows.csv) {
+                Ok(frame) => frames.push(frame),
+                Err(error) => return Err((self, error)),
+            }
+        }
+        Ok(Packed {
+            gathered: self,
+            targets,
+            frames,
+        })
+    }
+
+    /// Answers that nothing was written.
+    pub fn fail(mut self, failure: Failure) -> Buffers {
+        let rejected = std::mem::take(&mut self.rejected);
+        self.promise.settle(Err(failure), rejected);
+        self.into_buffers()
+    }
+
+    /// Answers a batch in which every record is rejected.
+    pub fn finish_empty(mut self, durability: Durability) -> Buffers {
+        debug_assert!(self.is_empty(), "rows must not be dropped");
+        let rejected = std::mem::take(&mut self.rejected);
+        self.promise.settle(Ok(durability), rejected);
+        self.into_buffers()
+    }
+
+    fn into_buffers(self) -> Buffers {
+        Buffers {
+            rows: self.rows,
+            records: self.records,
+        }
+        .recycle()
+    }
+}
+
+/// A batch with the frames for its slices.
+pub(crate) struct Packed {
+    gathered: Gathered,
+    targets: Arc<[Target]>,
+    frames: Vec<Bytes>,
+}
+
+impl Packed {
+    /// Gives each part its number. `next` is called once for each slice and must count the number as used.
+    pub fn bind(self, mut next: impl FnMut(SliceId) -> u64) -> Bound {
+        let Self {
+            gathered,
+            targets,
+            frames,
+        } = self;
+        let mut parts = Vec::with_capacity(frames.len());
+        for ((rows, target), frame) in gathered.rows.iter().zip(&*targets).zip(frames) {
+            let Some((first_at, last_at)) = rows.times else {
+                continue;
+            };
+            parts.push(wire::Part {
+                slice: target.slice,
+                seq: next(target.slice),
+                rows: rows.rows,
+                raw_bytes: u32::try_from(rows.csv.len()).expect("a batch is far below 4 GiB"),
+                first_at,
+                last_at,
+                compression: target.compression,
+                frame,
+            });
+        }
+        let weakest = targets.iter().map(|target| target.durability).max();
+        Bound {
+            gathered,
+            batch: wire::Batch { parts },
+            durability: weakest.unwrap_or(Durability::Disk),
+        }
+    }
+}
+
+/// A batch that is bound to slices of one volume and ready to be sent.
+#[must_use = "its numbers are used: a bound batch must be sent"]
+pub(crate) struct Bound {
+    gathered: Gathered,
+    batch: wire::Batch,
+    durability: Durability,
+}
+
+impl Bound {
+    /// Sends the batch. From now on nothing about it is certain until there is an answer.
+    pub fn send(self, link: &Linked) -> InFlight {
+        let Self {
+            mut gathered,
+            batch,
+            durability,
+        } = self;
+        let places = batch.parts.iter().map(|part| Place {
+            slice: part.slice,
+            seq: part.seq,
+        });
+        let places = places.collect();
+        gathered.promise.sent = true;
+        let pending = link.connection.append(batch);
+        InFlight {
+            gathered,
+            places,
+            durability,
+            pending,
+            generation: link.generation,
+            expired: false,
+        }
+    }
+}
+
+/// Where a part of a batch is, if it is anywhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// The slice.
+    pub slice: SliceId,
+    /// The number of the part in it.
+    pub seq: u64,
+}
+
+/// What became of a batch, judged by the last numbers of its slices.
+#[derive(Debug)]
+pub(crate) enum Verdict {
+    /// Written.
+    Written,
+    /// Not written, and it never will be.
+    Unwritten(Unwritten),
+    /// One slice says written, another says not: the volume has broken its promise.
+    Contradiction,
+}
+
+/// The proof that a batch was not written and never will be. Only answers of the volume and seals make one.
+#[derive(Debug)]
+pub(crate) struct Unwritten(());
+
+impl Unwritten {
+    /// Reads it off an answer. None: the batch is committed.
+    pub fn by_answer(answer: Answer) -> Option<(Self, Cause)> {
+        match answer {
+            Answer::Committed => None,
+            Answer::Sealed(slices) => Some((Self(()), Cause::Sealed(slices))),
+            Answer::Refused(refusal) => Some((Self(()), Cause::Refused(refusal))),
+        }
+    }
+}
+
+/// Why a batch was not written.
+#[derive(Debug)]
+pub(crate) enum Cause {
+    /// These slices take no more rows.
+    Sealed(BTreeMap<SliceId, wire::Sealed>),
+    /// Another reason.
+    Refused(wire::Refusal),
+}
+
+/// A batch that was sent.
+pub(crate) struct InFlight {
+    gathered: Gathered,
+    places: Vec<Place>,
+    durability: Durability,
+    pending: Pending<Answer>,
+    generation: u64,
+    expired: bool,
+}
+
+impl InFlight {
+    /// Where its parts are, if it is written.
+    pub fn places(&self) -> &[Place] {
+        &self.places
+    }
+
+    /// The number of the connection that it was sent on.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// When the requests are answered at the latest; none when they have been.
+    pub fn deadline(&self) -> Option<Instant> {
+        (!self.expired).then_some(self.gathered.deadline)
+    }
+
+    /// Waits for the answer. An expired batch is not waited for any longer.
+    ///
+    /// # Cancel safety
+    /// Cancelling loses nothing.
+    pub async fn answer(&mut self) -> Result<Answer, Unknown> {
+        if self.expired {
+            return Err(Unknown);
+        }
+        (&mut self.pending).await
+    }
+
+    /// What follows from the highest committed numbers of its slices. None when no slice settles it.
+    pub fn judge(&self, last: impl Fn(SliceId) -> Option<u64>) -> Option<Verdict> {
+        let mut written = None;
+        for place in &self.places {
+            let Some(last) = last(place.slice) else {
+                continue;
+            };
+            let is_written = place.seq <= last;
+            if written.is_some_and(|written| written != is_written) {
+                return Some(Verdict::Contradiction);
+            }
+            written = Some(is_written);
+        }
+        written.map(|written| match written {
+            true => Verdict::Written,
+            false => Verdict::Unwritten(Unwritten(())),
+        })
+    }
+
+    /// Answers that the batch is written.
+    pub fn commit(mut self) -> Buffers {
+        let rejected = std::mem::take(&mut self.gathered.rejected);
+        self.gathered.promise.settle(Ok(self.durability), rejected);
+        self.gathered.into_buffers()
+    }
+
+    /// Answers that the outcome is unknown. The batch stays as it is: its fate still decides about those after it.
+    pub fn expire(&mut self) {
+        self.expired = true;
+        let rejected = self.gathered.rejected.clone();
+        self.gathered
+            .promise
+            .settle(Err(Failure::OutcomeUnknown), rejected);
+    }
+
+    /// Whether the requests were answered that the outcome is unknown.
+    pub fn is_expired(&self) -> bool {
+        self.expired
+    }
+
+    /// Takes the records back, to bind them again.
+    pub fn release(self, _proof: Unwritten) -> Gathered {
+        let mut gathered = self.gathered;
+        gathered.promise.sent = false;
+        gathered
+    }
+
+    /// Number of records.
+    pub fn records(&self) -> usize {
+        self.gathered.records()
+    }
+}

@@ -1,0 +1,124 @@
+//! Reading request bodies: within the size limit, the time limit and the memory budget, decoded.
+
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt as _;
+use hyper::HeaderMap;
+use hyper::body::{Body, Incoming};
+use hyper::header::CONTENT_ENCODING;
+use stream_encoding::{FrameError, decompress_frames};
+use stream_model::level::Compression;
+use tokio::time::Instant;
+
+use crate::admission::Reservation;
+use crate::answer::{OVERLOADED, Refusal};
+
+/// Bodies up to this size are copied out of the connection's buffer, so that one small record does not keep all of it.
+const COPIED_BYTES: usize = 16 << 10;
+
+/// Reads a body. What it takes is added to `reserved` as it arrives.
+///
+/// # Errors
+/// What to answer when the body is too large, too slow, cut off, or does not fit into memory.
+pub(crate) async fn read(
+    mut body: Incoming,
+    limit: usize,
+    deadline: Instant,
+    reserved: &mut Reservation,
+) -> Result<Bytes, Refusal> {
+    if body.size_hint().lower() > limit as u64 {
+        return Err(too_large(limit));
+    }
+    let mut first = Bytes::new();
+    let mut rest = BytesMut::new();
+    loop {
+        let frame = match tokio::time::timeout_at(deadline, body.frame()).await {
+            Ok(Some(Ok(frame))) => frame,
+            Ok(None) => break,
+            Ok(Some(Err(_))) => {
+                return Err(Refusal::new(
+                    400,
+                    "eof",
+                    "The body ended before it was complete.",
+                ));
+            }
+            Err(_) => {
+                let message = "The body did not arrive in time. Send it faster.";
+                return Err(Refusal::new(408, "requestTimeout", message));
+            }
+        };
+        let Ok(data) = frame.into_data() else {
+            continue;
+        };
+        if first.len() + rest.len() + data.len() > limit {
+            return Err(too_large(limit));
+        }
+        if !reserved.grow(data.len()) {
+            return Err(Refusal::later(503, "overloaded", OVERLOADED));
+        }
+        if first.is_empty() && rest.is_empty() {
+            first = data;
+        } else {
+            rest.extend_from_slice(&std::mem::take(&mut first));
+            rest.extend_from_slice(&data);
+        }
+    }
+    if !rest.is_empty() {
+        return Ok(rest.freeze());
+    }
+    Ok(if first.len() <= COPIED_BYTES {
+        Bytes::copy_from_slice(&first)
+    } else {
+        first
+    })
+}
+
+/// Undoes the content encoding. The limit applies to the decoded size, while decoding.
+///
+/// # Errors
+/// What to answer when the encoding is unknown, the body is not in it, or it is too large.
+pub(crate) async fn decode(
+    headers: &HeaderMap,
+    body: Bytes,
+    limit: usize,
+    reserved: &mut Reservation,
+) -> Result<Bytes, Refusal> {
+    let Some(encoding) = headers.get(CONTENT_ENCODING) else {
+        return Ok(body);
+    };
+    let compression = match encoding.as_bytes() {
+        b"" | b"identity" => return Ok(body),
+        b"gzip" | b"x-gzip" => Compression::Gzip { level: 1 },
+        b"zstd" => Compression::Zstd { level: 1 },
+        _ => {
+            let message = "The content encoding is not supported. Use gzip, zstd or none.";
+            return Err(Refusal::new(415, "unsupportedMediaType", message));
+        }
+    };
+    let work = move || {
+        let mut decoded = Vec::new();
+        decompress_frames(compression, &body, &mut decoded, limit).map(|()| decoded)
+    };
+    let internal = || Refusal::new(500, "genericError", "The body could not be decoded.");
+    let decoded = tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|_| internal())?;
+    let decoded = decoded.map_err(|error| match error {
+        FrameError::TooLarge { .. } => too_large(limit),
+        _ => {
+            let message = "The body is not in the content encoding that its header names.";
+            Refusal::new(400, "badRequest", message)
+        }
+    })?;
+    if !reserved.grow(decoded.len()) {
+        return Err(Refusal::later(503, "overloaded", OVERLOADED));
+    }
+    Ok(Bytes::from(decoded))
+}
+
+fn too_large(limit: usize) -> Refusal {
+    Refusal::new(
+        413,
+        "bodyTooLarge",
+        format!("The body has more than {limit} bytes. Send less."),
+    )
+}

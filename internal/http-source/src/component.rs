@@ -1,0 +1,245 @@
+//! The component: start and stop.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use prometheus::Registry;
+use stream_model::{Clock, ErrorKind, SessionId};
+use stream_node::{
+    Listener, OnError, ReadyFlag, ServeOptions, ServerMetrics, Shutdown, StillRunning, Tasks,
+};
+use stream_state::Mirror;
+use stream_storage::wire::Transport;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::admission::Admission;
+use crate::config::Config;
+use crate::dispatch::Dispatcher;
+use crate::feed::{Feed, Routes};
+use crate::lane::Surroundings;
+use crate::lanes::Lanes;
+use crate::mapper::Mapper;
+use crate::metrics::Metrics;
+use crate::receive::{Receiver, RequestIds};
+use crate::route::Directory;
+use crate::table::Table;
+
+/// How often the gauge of the memory budget is set.
+const GAUGE_PERIOD: Duration = Duration::from_secs(1);
+
+/// What the component needs from the process.
+pub struct Deps {
+    /// The picture of sources, sinks and slices. Somebody else keeps it up to date.
+    pub mirror: Mirror,
+    /// The way to the volumes.
+    pub transport: Arc<dyn Transport>,
+    /// Gives records their time of arrival.
+    pub clock: Arc<dyn Clock>,
+    /// Takes the metrics.
+    pub registry: Registry,
+    /// The open port.
+    pub listener: Listener,
+    /// Set when requests are served.
+    pub ready: ReadyFlag,
+    /// Requested when a task of the component fails.
+    pub shutdown: Shutdown,
+    /// This run of the component: random and never used before.
+    pub session: SessionId,
+    /// Seeds the random part of UUID columns.
+    pub seed: u64,
+}
+
+/// Why the component cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The configuration is not valid.
+    #[error("{0}")]
+    Config(String),
+    /// The metrics cannot be registered.
+    #[error("cannot register the metrics of the HTTP source")]
+    Metrics(#[from] prometheus::Error),
+}
+
+impl StartError {
+    /// What the caller can do about it: correct the configuration, or start it once per registry.
+    #[must_use]
+    pub const fn kind(&self) -> ErrorKind {
+        ErrorKind::Invalid
+    }
+}
+
+/// The running HTTP source.
+#[must_use = "stop it, so that accepted records are written"]
+pub struct HttpSource {
+    address: SocketAddr,
+    intake: Tasks,
+    lanes: Tasks,
+    feed: Tasks,
+    ready: ReadyFlag,
+}
+
+impl HttpSource {
+    /// Starts to serve requests. The first route table is complete when this returns.
+    ///
+    /// # Errors
+    /// When the configuration or the registry is not usable.
+    #[expect(
+        clippy::unused_async,
+        reason = "must run inside the runtime, as all starts do"
+    )]
+    pub async fn start(config: Config, deps: Deps) -> Result<Self, StartError> {
+        config.validate().map_err(StartError::Config)?;
+        let Deps {
+            mirror,
+            transport,
+            clock,
+            registry,
+            listener,
+            ready,
+            shutdown,
+            session,
+            seed,
+        } = deps;
+        let metrics = Metrics::register(&registry)?;
+        let server_metrics = ServerMetrics::register(&registry, "http-source")?;
+        let intake = Tasks::new("http-source", &shutdown);
+        let lane_tasks = Tasks::new("http-source lanes", &shutdown);
+        let feed_tasks = Tasks::new("http-source routes", &shutdown);
+        let timeout = config.request_timeout.0;
+        let bytes =
+            |size: stream_model::unit::ByteSize| usize::try_from(size.0).unwrap_or(usize::MAX);
+
+        let mapper = Arc::new(Mapper::new(bytes(config.row_size_limit), seed));
+        let table = Arc::new(Table::default());
+        let routes = Arc::new(Routes::new(Arc::clone(&table), mirror));
+        let lanes = Arc::new(Lanes::new(
+            session,
+            transport,
+            timeout,
+            spawner(&lane_tasks),
+        ));
+        let around = Surroundings {
+            directory: Arc::clone(&routes) as Arc<dyn Directory>,
+            mapper: Arc::clone(&mapper),
+            metrics: Arc::clone(&metrics),
+            stop: lane_tasks.token(),
+        };
+        let news = routes.news();
+        let mut feed = Feed::new(routes, lanes, around);
+        feed.refresh();
+        spawn(&feed_tasks, "routes", feed.run(feed_tasks.token()));
+
+        let admission = Admission::new(bytes(config.in_flight_bytes));
+        let receiver = Arc::new(Receiver {
+            table,
+            dispatcher: Dispatcher::new(mapper, Arc::clone(&metrics), news, timeout),
+            admission: admission.clone(),
+            clock,
+            metrics: Arc::clone(&metrics),
+            max_body: bytes(config.max_request_body_size),
+            timeout,
+            ids: RequestIds::new(session),
+        });
+        spawn(
+            &intake,
+            "gauge",
+            show_budget(admission, metrics, intake.token()),
+        );
+        let address = listener.local_addr();
+        let options = ServeOptions {
+            max_connections: usize::try_from(config.max_connections).unwrap_or(usize::MAX),
+            header_limit: bytes(config.read_buffer_size),
+            idle_timeout: config.idle_timeout.0,
+            drain: timeout,
+            metrics: Some(server_metrics),
+            ..ServeOptions::default()
+        };
+        spawn(
+            &intake,
+            "listener",
+            serve(listener, options, receiver, intake.token()),
+        );
+        ready.set_ready();
+        info!(%address, %session, "http source serves requests");
+        Ok(Self {
+            address,
+            intake,
+            lanes: lane_tasks,
+            feed: feed_tasks,
+            ready,
+        })
+    }
+
+    /// The address with the port the system chose, when port 0 was asked for.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Takes no more requests, answers those that are being served, and writes what was accepted.
+    ///
+    /// # Errors
+    /// Names what still ran when `deadline` had passed. What was not written by then was answered so.
+    pub async fn stop(self, deadline: Duration) -> Result<(), StillRunning> {
+        self.ready.set_not_ready("stopping".to_owned());
+        let end = tokio::time::Instant::now() + deadline;
+        let intake = self.intake.stop(deadline).await;
+        let left = end.saturating_duration_since(tokio::time::Instant::now());
+        // Also after a late intake: what can be written is written.
+        let lanes = self.lanes.stop(left.max(deadline / 10)).await;
+        // Last: lanes that wait for a slice need the routes until they are done.
+        let feed = self.feed.stop(deadline).await;
+        intake.and(lanes).and(feed)
+    }
+}
+
+fn spawner(tasks: &Tasks) -> crate::lanes::Spawn {
+    let tasks = tasks.clone();
+    Box::new(move |lane| {
+        spawn(&tasks, "lane", lane);
+    })
+}
+
+/// All tasks of the component end when they are told to; nothing but a panic is a failure.
+fn spawn(tasks: &Tasks, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+    tasks.spawn(name, OnError::StopProcess, async move {
+        task.await;
+        Ok(())
+    });
+}
+
+async fn serve(
+    listener: Listener,
+    options: ServeOptions,
+    receiver: Arc<Receiver>,
+    stop: CancellationToken,
+) {
+    let service = service_fn(move |request: Request<Incoming>| {
+        let receiver = Arc::clone(&receiver);
+        async move { Ok::<_, Infallible>(receiver.receive(request).await) }
+    });
+    let drained = listener.serve(options, service, stop).await;
+    if drained.aborted > 0 {
+        warn!(
+            connections = drained.aborted,
+            "requests were cut by the stop"
+        );
+    }
+}
+
+async fn show_budget(admission: Admission, metrics: Arc<Metrics>, stop: CancellationToken) {
+    loop {
+        let used = i64::try_from(admission.used()).unwrap_or(i64::MAX);
+        metrics.in_flight_bytes.set(used);
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(GAUGE_PERIOD) => {}
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! From a record to the batches of its sources, and back to what the sender is told.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use stream_model::SourceKey;
+use stream_model::level::Durability;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::admission::Reservation;
+use crate::balance::choose;
+use crate::completion::{Failure, Ticket};
+use crate::lane::Ended;
+use crate::mapper::{Mapper, Received, Rejection};
+use crate::metrics::Metrics;
+use crate::route::{Plan, Route, State};
+use crate::table::Entry;
+
+/// How long a request waits for the news of a slice before it is refused.
+const MAX_WAIT_FOR_SLICE: Duration = Duration::from_secs(2);
+
+/// What became of a record in one source.
+#[derive(Debug)]
+pub(crate) struct Report {
+    /// The source.
+    pub source: SourceKey,
+    /// Written, with the weakest class among the sinks that took it; or why not.
+    pub written: Result<Durability, Failure>,
+    /// The sinks, when it came as far as mapping.
+    pub plan: Option<Arc<Plan>>,
+    /// The sinks that refuse the record.
+    pub rejections: Vec<Rejection>,
+}
+
+/// Brings records into batches.
+pub(crate) struct Dispatcher {
+    mapper: Arc<Mapper>,
+    metrics: Arc<Metrics>,
+    news: watch::Receiver<i64>,
+    max_wait: Duration,
+}
+
+/// A record that is in a batch, or needs none.
+enum Placed {
+    Waiting(SourceKey, Ticket),
+    Done(Report),
+}
+
+/// A record that cannot be placed now.
+struct NotNow {
+    received: Received,
+    reserved: Reservation,
+    failure: Failure,
+}
+
+impl Dispatcher {
+    /// `news` changes with the routes; `request_timeout` bounds how long a request waits for one.
+    pub fn new(
+        mapper: Arc<Mapper>,
+        metrics: Arc<Metrics>,
+        news: watch::Receiver<i64>,
+        request_timeout: Duration,
+    ) -> Self {
+        Self {
+            mapper,
+            metrics,
+            news,
+            max_wait: request_timeout.min(MAX_WAIT_FOR_SLICE),
+        }
+    }
+
+    /// Writes a record to sources and waits for the outcomes.
+    ///
+    /// # Cancel safety
+    /// A cancelled call gives up the answer. What is in a batch stays in it.
+    pub async fn dispatch(
+        &self,
+        sources: &[Arc<Entry>],
+        received: Received,
+        reserved: Reservation,
+    ) -> Vec<Report> {
+        let [only] = sources else {
+            return self.dispatch_to_all(sources, received, reserved).await;
+        };
+        match self.place(only, received, reserved).await {
+            Some(placed) => vec![report(placed).await],
+            None => Vec::new(),
+        }
+    }
+
+    /// All branches first get the record, then all outcomes are waited for.
+    async fn dispatch_to_all(
+        &self,
+        sources: &[Arc<Entry>],
+        received: Received,
+        mut reserved: Reservation,
+    ) -> Vec<Report> {
+        let mut placed = Vec::with_capacity(sources.len());
+        for source in sources {
+            placed.extend(self.place(source, received.clone(), reserved.share()).await);
+        }
+        let mut reports = Vec::with_capacity(placed.len());
+        for placed in placed {
+            reports.push(report(placed).await);
+        }
+        reports.sort_by(|a, b| a.source.cmp(&b.source));
+        reports
+    }
+
+    /// Brings a record into the batch of one source. None: the source is gone.
+    async fn place(
+        &self,
+        source: &Entry,
+        received: Received,
+        reserved: Reservation,
+    ) -> Option<Placed> {
+        let route = source.route()?;
+        let mut waiting = match self.try_place(&route, received, reserved) {
+            Ok(placed) => return Some(placed),
+            Err(not_now) => not_now,
+        };
+        let mut news = self.news.clone();
+        let give_up = Instant::now() + self.max_wait;
+        loop {
+            // The clone has not seen the latest change, so the first round is at once: no change is missed.
+            let changed = tokio::time::timeout_at(give_up, news.changed()).await;
+            let route = source.route()?;
+            if !matches!(changed, Ok(Ok(()))) {
+                return Some(Placed::Done(failed(&route, waiting.failure)));
+            }
+            waiting = match self.try_place(&route, waiting.received, waiting.reserved) {
+                Ok(placed) => return Some(placed),
+                Err(not_now) => not_now,
+            };
+        }
+    }
+
+    fn try_place(
+        &self,
+        route: &Route,
+        mut received: Received,
+        reserved: Reservation,
+    ) -> Result<Placed, NotNow> {
+        let not_now = |failure, received, reserved| {
+            Err(NotNow {
+                received,
+                reserved,
+                failure,
+            })
+        };
+        let ready = match &route.state {
+            State::Ready(ready) => ready,
+            State::Disabled => return Ok(Placed::Done(failed(route, Failure::DisabledSource))),
+            State::NoEnabledSink => return Ok(Placed::Done(failed(route, Failure::NoEnabledSink))),
+            State::Broken => return Ok(Placed::Done(failed(route, Failure::Internal))),
+            State::NoSlice => return not_now(Failure::NoSlice, received, reserved),
+        };
+        let Some(volume) = choose(&ready.volumes) else {
+            return not_now(Failure::NoSlice, received, reserved);
+        };
+        let body = received.record.body.len() as u64;
+        received.prepare_for(&ready.plan);
+        let now = Instant::now();
+        self.mapper.map(&ready.plan, received, |received, mapped| {
+            if mapped.is_empty() {
+                let rejections = std::mem::take(&mut mapped.rejections);
+                return Ok(Placed::Done(Report {
+                    source: route.source.clone(),
+                    written: Ok(volume.weakest()),
+                    plan: Some(Arc::clone(&ready.plan)),
+                    rejections,
+                }));
+            }
+            // Mapping refuses some sinks only in rare cases; the list is needed twice only if nobody waits for the batch.
+            let kept =
+                (volume.strongest() == Durability::Memory).then(|| mapped.rejections.clone());
+            let appended = volume
+                .lane
+                .append(&ready.plan, received, mapped, reserved, now);
+            let ticket = match appended {
+                Ok(ticket) => ticket,
+                Err(Ended(received, reserved)) => {
+                    return not_now(Failure::Shutdown, received, reserved);
+                }
+            };
+            self.metrics.records.inc();
+            self.metrics.bytes.inc_by(body);
+            Ok(match kept {
+                None => Placed::Waiting(route.source.clone(), ticket),
+                Some(rejections) => Placed::Done(Report {
+                    source: route.source.clone(),
+                    written: Ok(Durability::Memory),
+                    plan: Some(Arc::clone(&ready.plan)),
+                    rejections,
+                }),
+            })
+        })
+    }
+}
+
+fn failed(route: &Route, failure: Failure) -> Report {
+    Report {
+        source: route.source.clone(),
+        written: Err(failure),
+        plan: None,
+        rejections: Vec::new(),
+    }
+}
+
+/// Waits for the outcome of a record.
+async fn report(placed: Placed) -> Report {
+    let (source, ticket) = match placed {
+        Placed::Done(report) => return report,
+        Placed::Waiting(source, ticket) => (source, ticket),
+    };
+    let outcome = ticket.outcome().await;
+    Report {
+        source,
+        written: outcome.written,
+        plan: Some(Arc::clone(&outcome.plan)),
+        rejections: ticket.rejections(outcome).to_vec(),
+    }
+}

@@ -1,0 +1,311 @@
+//! Keeps the routes up to date with the mirror of the state store.
+//!
+//! One task, the only writer of the table. It looks at the sources that have changed since the last revision, so its work
+//! grows with the changes and not with the number of sources.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use stream_encoding::CompiledMapping;
+use stream_model::definition::source::SourceKind;
+use stream_model::file::File;
+use stream_model::slice::{self, Slice};
+use stream_model::{Secret, SessionId, SinkId, SliceId, SourceKey, VolumeId};
+use stream_state::keyspace::Key;
+use stream_state::{Mirror, SinkNode, SourceNode, Versioned};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::error;
+
+use crate::lane::Surroundings;
+use crate::lanes::Lanes;
+use crate::route::{Directory, Fate, Plan, PlannedSink, Ready, Route, State, Target, VolumeRoute};
+use crate::table::Table;
+
+/// The directory of a running process.
+pub(crate) struct Routes {
+    table: Arc<Table>,
+    mirror: Mirror,
+    news: watch::Sender<i64>,
+}
+
+impl Routes {
+    /// Routes that are read from `table`.
+    pub fn new(table: Arc<Table>, mirror: Mirror) -> Self {
+        Self {
+            table,
+            mirror,
+            news: watch::Sender::new(0),
+        }
+    }
+}
+
+impl Directory for Routes {
+    fn route(&self, source: &SourceKey) -> Option<Arc<Route>> {
+        self.table.route(source)
+    }
+
+    fn fate(&self, slice: SliceId, session: SessionId) -> Fate {
+        self.mirror.read(|topology| match topology.slice(slice) {
+            None => Fate::Gone,
+            Some(slice) => fate(&slice.value, session),
+        })
+    }
+
+    fn news(&self) -> watch::Receiver<i64> {
+        self.news.subscribe()
+    }
+}
+
+fn fate(slice: &Slice, session: SessionId) -> Fate {
+    match slice.seal() {
+        None => Fate::Live,
+        Some(seal) => Fate::Sealed {
+            last: seal.sessions.get(&session).copied().unwrap_or(0),
+        },
+    }
+}
+
+/// What turns the mirror into routes.
+pub(crate) struct Feed {
+    routes: Arc<Routes>,
+    lanes: Arc<Lanes>,
+    around: Surroundings,
+    changes: watch::Receiver<i64>,
+    /// The revision up to which the routes are complete.
+    seen: i64,
+}
+
+/// What the mirror has about a source, taken out of it so that routes are made without holding it up.
+struct Draft {
+    secret: Secret<String>,
+    kind: DraftKind,
+}
+
+enum DraftKind {
+    Disabled,
+    Unreadable,
+    Enabled(Vec<SinkDraft>),
+}
+
+/// An enabled sink.
+struct SinkDraft {
+    sink: SinkId,
+    file: Option<Arc<Versioned<File>>>,
+    /// The slices of the file that take rows, oldest first.
+    slices: Vec<Arc<Versioned<Slice>>>,
+}
+
+impl Feed {
+    /// What fills the table of `routes`. Lanes are started with `around`.
+    pub fn new(routes: Arc<Routes>, lanes: Arc<Lanes>, around: Surroundings) -> Self {
+        let changes = routes.mirror.subscribe();
+        Self {
+            routes,
+            lanes,
+            around,
+            changes,
+            seen: 0,
+        }
+    }
+
+    /// Follows the mirror until cancelled.
+    pub async fn run(mut self, cancel: CancellationToken) {
+        loop {
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => return,
+                changed = self.changes.changed() => if changed.is_err() { return },
+            }
+            self.refresh();
+        }
+    }
+
+    /// Brings the routes up to date.
+    pub fn refresh(&mut self) {
+        self.changes.mark_unchanged();
+        let (revision, drafts) = self.routes.mirror.read(|topology| {
+            let changed = topology.changed_since(self.seen);
+            let drafts =
+                changed.map(|key| (key.clone(), topology.sources.get(key).and_then(draft)));
+            (topology.revision, drafts.collect::<Vec<_>>())
+        });
+        let mut keep = Vec::with_capacity(drafts.len());
+        let mut changes = Vec::with_capacity(drafts.len());
+        for (key, draft) in drafts {
+            let route = draft.map(|draft| self.route(&key, draft));
+            keep.push((key.clone(), route.as_ref().map_or_else(Vec::new, volumes)));
+            changes.push((key, route));
+        }
+        self.routes.table.update(changes);
+        for (key, volumes) in keep {
+            self.lanes.keep_only(&key, &volumes);
+        }
+        self.seen = revision;
+        self.routes.news.send_replace(revision);
+    }
+
+    fn route(&self, key: &SourceKey, draft: Draft) -> Route {
+        let state = match draft.kind {
+            DraftKind::Disabled => State::Disabled,
+            DraftKind::Unreadable => State::Broken,
+            DraftKind::Enabled(sinks) => self.state(key, &sinks),
+        };
+        Route {
+            source: key.clone(),
+            secret: draft.secret,
+            state,
+        }
+    }
+
+    fn state(&self, key: &SourceKey, sinks: &[SinkDraft]) -> State {
+        if sinks.is_empty() {
+            return State::NoEnabledSink;
+        }
+        let previous = self.routes.table.route(key);
+        let previous = previous.as_ref().and_then(|route| match &route.state {
+            State::Ready(ready) => Some(&ready.plan),
+            _ => None,
+        });
+        let mut planned = Vec::with_capacity(sinks.len());
+        for sink in sinks {
+            let Some(file) = &sink.file else {
+                return State::NoSlice;
+            };
+            let Some(sink) = plan_sink(key, &sink.sink, &file.value, previous) else {
+                return State::Broken;
+            };
+            planned.push(sink);
+        }
+        let plan = Plan::new(planned);
+        let plan = match previous {
+            Some(previous) if previous.makes_same_rows_as(&plan) => Arc::clone(previous),
+            _ => Arc::new(plan),
+        };
+        let volumes: Vec<_> = common_volumes(sinks)
+            .into_iter()
+            .map(|volume| VolumeRoute {
+                volume,
+                lane: self.lanes.get(key, volume, &self.around),
+                targets: sinks
+                    .iter()
+                    .filter_map(|sink| target(sink, volume))
+                    .collect(),
+            })
+            .collect();
+        if volumes.is_empty() {
+            State::NoSlice
+        } else {
+            State::Ready(Ready { plan, volumes })
+        }
+    }
+}
+
+fn volumes(route: &Route) -> Vec<VolumeId> {
+    match &route.state {
+        State::Ready(ready) => ready.volumes.iter().map(|volume| volume.volume).collect(),
+        State::Disabled | State::NoEnabledSink | State::NoSlice | State::Broken => Vec::new(),
+    }
+}
+
+/// Takes out of the mirror what the route of a source is made of. None when the source is deleted.
+fn draft(node: &SourceNode) -> Option<Draft> {
+    let source = &node.source.as_ref()?.value;
+    if source.deleted.is_some() {
+        return None;
+    }
+    let SourceKind::Http { secret } = &source.kind;
+    let kind = if !source.is_enabled() {
+        DraftKind::Disabled
+    } else if node
+        .unreadable
+        .iter()
+        .any(|key| matches!(key, Key::Sink(_)))
+    {
+        // A sink that cannot be read may be enabled. Without it a record would be acknowledged that it does not hold.
+        DraftKind::Unreadable
+    } else {
+        DraftKind::Enabled(node.sinks.iter().filter_map(sink_draft).collect())
+    };
+    Some(Draft {
+        secret: secret.clone(),
+        kind,
+    })
+}
+
+fn sink_draft((id, node): (&SinkId, &SinkNode)) -> Option<SinkDraft> {
+    let sink = node.sink.as_ref().filter(|sink| sink.value.is_enabled())?;
+    debug_assert_eq!(&sink.value.key.sink, id, "a sink is stored under its key");
+    let file = node
+        .current
+        .and_then(|current| node.files.get(&current))
+        .cloned();
+    let slices = file.as_ref().map_or_else(Vec::new, |file| {
+        let takes_rows = |slice: &&Arc<Versioned<Slice>>| {
+            slice.value.file == file.value.id
+                && slice.value.mapping_version == file.value.mapping_version
+                && matches!(slice.value.state, slice::State::Writing)
+        };
+        node.slices.values().filter(takes_rows).cloned().collect()
+    });
+    Some(SinkDraft {
+        sink: id.clone(),
+        file,
+        slices,
+    })
+}
+
+/// The sink with its compiled mapping; the one of `previous` when the version is the same.
+fn plan_sink(
+    source: &SourceKey,
+    sink: &SinkId,
+    file: &File,
+    previous: Option<&Arc<Plan>>,
+) -> Option<PlannedSink> {
+    let known = previous.into_iter().flat_map(|plan| &plan.sinks);
+    let mut known =
+        known.filter(|known| known.sink == *sink && known.mapping_version == file.mapping_version);
+    if let Some(known) = known.next() {
+        return Some(known.clone());
+    }
+    match CompiledMapping::compile(&file.table.mapping) {
+        Ok(mapping) => Some(PlannedSink {
+            sink: sink.clone(),
+            mapping_version: file.mapping_version,
+            mapping: Arc::new(mapping),
+        }),
+        Err(reason) => {
+            error!(%source, %sink, version = file.mapping_version, %reason, "cannot use the mapping of a sink");
+            None
+        }
+    }
+}
+
+/// The volumes on which every sink has a slice.
+fn common_volumes(sinks: &[SinkDraft]) -> BTreeSet<VolumeId> {
+    let of = |sink: &SinkDraft| {
+        sink.slices
+            .iter()
+            .map(|slice| slice.value.volume)
+            .collect::<BTreeSet<_>>()
+    };
+    sinks
+        .iter()
+        .map(of)
+        .reduce(|a, b| &a & &b)
+        .unwrap_or_default()
+}
+
+/// The newest slice of a sink on a volume.
+fn target(sink: &SinkDraft, volume: VolumeId) -> Option<Target> {
+    let slice = sink
+        .slices
+        .iter()
+        .rev()
+        .find(|slice| slice.value.volume == volume)?;
+    Some(Target {
+        slice: slice.value.id,
+        compression: slice.value.compression,
+        durability: slice.value.durability,
+    })
+}

@@ -1,0 +1,284 @@
+//! Random faults against the model volume. Whatever happens, what the requests were told must be true.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng};
+use stream_model::SliceId;
+use stream_storage::wire::RefusalReason;
+
+use super::*;
+use crate::completion::Failure;
+use crate::route::{Fate, PlannedSink};
+use crate::testing::{Act, Rig, path_sink};
+
+const SINKS: [&str; 3] = ["a", "b", "c"];
+const RECORDS: u32 = 400;
+
+/// The slices of the three sinks, and who rotates them.
+struct Rotation {
+    versions: [u64; 3],
+    current: [SliceId; 3],
+    sink_of: BTreeMap<SliceId, usize>,
+    next: u32,
+}
+
+impl Rotation {
+    fn new() -> Self {
+        let mut rotation = Self {
+            versions: [1; 3],
+            current: [SliceId::from_bytes([0; 16]); 3],
+            sink_of: BTreeMap::new(),
+            next: 0,
+        };
+        for sink in 0..SINKS.len() {
+            rotation.current[sink] = rotation.fresh(sink);
+        }
+        rotation
+    }
+
+    fn fresh(&mut self, sink: usize) -> SliceId {
+        self.next += 1;
+        let id = SliceId::from_bytes(u128::from(self.next).to_be_bytes());
+        self.sink_of.insert(id, sink);
+        id
+    }
+
+    /// Odd versions take every record, even ones refuse those without `x`.
+    fn sinks(&self) -> Vec<PlannedSink> {
+        let versions = SINKS.iter().zip(self.versions);
+        versions
+            .map(|(name, version)| {
+                path_sink(name, version, if version % 2 == 1 { "id" } else { "x" })
+            })
+            .collect()
+    }
+
+    fn announce(&self, rig: &Rig) {
+        rig.announce(self.sinks(), &self.current);
+    }
+}
+
+fn random_act(rng: &mut StdRng, slice: SliceId) -> Act {
+    match rng.random_range(0..14) {
+        0 => Act::LoseAnswer,
+        1 => Act::LoseBatch,
+        2 => Act::Refuse(RefusalReason::WriteFailed),
+        3 => Act::Refuse(RefusalReason::UnknownSlice(slice)),
+        4 => Act::Refuse(RefusalReason::DiskFull),
+        5 => Act::Refuse(RefusalReason::Superseded),
+        6 if rng.random_bool(0.1) => Act::Hang,
+        _ => Act::Obey,
+    }
+}
+
+/// Rotates the slices of a sink, in one of the orders in which the news can arrive.
+async fn rotate(rig: &Rig, rotation: &mut Rotation, rng: &mut StdRng) {
+    let sink = rng.random_range(0..SINKS.len());
+    let old = rotation.current[sink];
+    let new = rotation.fresh(sink);
+    rotation.current[sink] = new;
+    if rng.random_bool(0.4) {
+        rotation.versions[sink] += 1;
+    }
+    let mut steps = [0, 1, 2];
+    for position in (1..steps.len()).rev() {
+        steps.swap(position, rng.random_range(0..=position));
+    }
+    let mut last = 0;
+    for step in steps {
+        match step {
+            0 => rotation.announce(rig),
+            1 => rig.volume.open_slice(new),
+            _ => last = rig.volume.seal(old, Some(new)),
+        }
+        tokio::time::sleep(Duration::from_millis(rng.random_range(0..20))).await;
+    }
+    if rng.random_bool(0.5) {
+        rig.volume.forget(old);
+        tokio::time::sleep(Duration::from_millis(rng.random_range(0..20))).await;
+        rig.directory.set_fate(old, Fate::Sealed { last });
+    }
+}
+
+async fn disturb(rig: &Rig, rotation: &mut Rotation, rng: &mut StdRng) {
+    match rng.random_range(0..10) {
+        0..=3 => rotate(rig, rotation, rng).await,
+        4 => {
+            rig.volume.with(|state| state.down = true);
+            let millis = if rng.random_bool(0.1) {
+                40_000
+            } else {
+                rng.random_range(1..500)
+            };
+            tokio::time::sleep(Duration::from_millis(millis)).await;
+            rig.volume.with(|state| state.down = false);
+        }
+        5 => {
+            rig.volume.hold();
+            tokio::time::sleep(Duration::from_millis(rng.random_range(1..50))).await;
+            rig.volume.release();
+        }
+        6 => {
+            // Another lane loses the connection that both use, and makes a new one.
+            if let Ok(shared) = rig.link.connection().await {
+                rig.link.lose(shared.generation);
+                if let Ok(newer) = rig.link.connection().await {
+                    drop(newer.connection.open(Vec::new()));
+                }
+            }
+        }
+        _ => {
+            let act = random_act(rng, rotation.current[0]);
+            rig.volume.script([act]);
+        }
+    }
+}
+
+/// What a request was told, sink by sink.
+struct Told {
+    id: u32,
+    written: Result<(), Failure>,
+    refusing: BTreeSet<usize>,
+}
+
+async fn run(seed: u64) -> (Rig, Rotation, Vec<Told>) {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let rig = Rig::new();
+    let mut rotation = Rotation::new();
+    rotation
+        .current
+        .iter()
+        .for_each(|id| rig.volume.open_slice(*id));
+    rotation.announce(&rig);
+    let mut tickets = Vec::new();
+    for id in 0..RECORDS {
+        let has_x = rng.random_bool(0.7);
+        let padding = "p".repeat(if rng.random_bool(0.1) {
+            SECOND_BATCH_BYTES
+        } else {
+            0
+        });
+        let x = if has_x {
+            format!(r#","x":"{id}-{padding}""#)
+        } else {
+            String::new()
+        };
+        let body = format!(r#"{{"id":"{id}-{padding}"{x}}}"#);
+        // A record that no sink takes never gets as far as a batch.
+        if has_x || rotation.versions.iter().any(|version| version % 2 == 1) {
+            tickets.push((id, rig.append(&body)));
+        }
+        if rng.random_bool(0.3) {
+            disturb(&rig, &mut rotation, &mut rng).await;
+        }
+        if rng.random_bool(0.5) {
+            tokio::time::sleep(Duration::from_millis(rng.random_range(0..5))).await;
+        }
+    }
+    rig.volume.with(|state| state.script.clear());
+    let mut told = Vec::new();
+    for (id, ticket) in tickets {
+        let outcome = ticket.outcome().await;
+        let refusing = ticket
+            .rejections(outcome)
+            .iter()
+            .map(|rejection| rejection.sink)
+            .collect();
+        told.push(Told {
+            id,
+            written: outcome.written.map(drop),
+            refusing,
+        });
+    }
+    (rig, rotation, told)
+}
+
+/// How often each record is in each sink.
+fn count_rows(rig: &Rig, rotation: &Rotation) -> BTreeMap<(u32, usize), usize> {
+    let mut counts = BTreeMap::new();
+    rig.volume.with(|state| {
+        let archive = state.archive.iter().map(|(id, slice)| (id, slice));
+        for (id, slice) in state.slices.iter().chain(archive) {
+            for row in &slice.rows {
+                let record = row
+                    .trim_matches('"')
+                    .split('-')
+                    .next()
+                    .expect("a row has an id");
+                let record = record.parse().expect("the id is a number");
+                *counts.entry((record, rotation.sink_of[id])).or_default() += 1;
+            }
+        }
+    });
+    counts
+}
+
+async fn check(seed: u64) -> BTreeMap<&'static str, usize> {
+    let (rig, rotation, told) = run(seed).await;
+    let counts = count_rows(&rig, &rotation);
+    let mut seen = BTreeMap::new();
+    for Told {
+        id,
+        written,
+        refusing,
+    } in told
+    {
+        let count = |sink| counts.get(&(id, sink)).copied().unwrap_or(0);
+        let sinks = 0..SINKS.len();
+        match written {
+            Ok(()) => {
+                *seen.entry("written").or_default() += 1;
+                for sink in sinks {
+                    let expected = usize::from(!refusing.contains(&sink));
+                    assert_eq!(
+                        count(sink),
+                        expected,
+                        "seed {seed}: record {id}, sink {sink}"
+                    );
+                }
+            }
+            Err(Failure::OutcomeUnknown) => {
+                *seen.entry("unknown").or_default() += 1;
+                let taking: Vec<_> = sinks.filter(|sink| !refusing.contains(sink)).collect();
+                let whole = taking.iter().all(|sink| count(*sink) == 0)
+                    || taking.iter().all(|sink| count(*sink) == 1);
+                assert!(whole, "seed {seed}: record {id} is in some sinks");
+            }
+            Err(failure) => {
+                *seen.entry("failed").or_default() += 1;
+                for sink in sinks {
+                    assert_eq!(count(sink), 0, "seed {seed}: record {id}, {failure:?}");
+                }
+            }
+        }
+    }
+    // Everything is given back, and the lane still works.
+    assert_eq!(
+        (rig.lane.outstanding(), rig.admission.used()),
+        (0, 0),
+        "seed {seed}"
+    );
+    rig.task.abort();
+    seen
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_requests_were_told_is_true_whatever_goes_wrong() {
+    let seeds = std::env::var("STREAM_TEST_SEEDS")
+        .ok()
+        .and_then(|seeds| seeds.parse().ok());
+    let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
+    for seed in 0..seeds.unwrap_or(24) {
+        for (kind, count) in check(seed).await {
+            *seen.entry(kind).or_default() += count;
+        }
+    }
+    // A test that sees no faults proves nothing.
+    assert!(
+        ["written", "failed", "unknown"]
+            .iter()
+            .all(|kind| seen.contains_key(kind)),
+        "{seen:?}"
+    );
+}

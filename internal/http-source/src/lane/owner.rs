@@ -1,0 +1,508 @@
+//! The task of a lane: what is sent when, and what is done with the answers.
+//!
+//! Invariants:
+//!
+//! * Batches are bound and sent in order, one at a time, by this task only.
+//! * The next number in a slice is taken from the volume ([`Connection::open`](stream_storage::wire::Connection::open))
+//!   when the lane first uses the slice, and again after anything but a commit. It is never guessed: a number that was
+//!   used before would be answered `committed` without being written.
+//! * While a batch is unknown nothing is sent (`recover`).
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use stream_model::{SliceId, SourceKey};
+use stream_storage::wire::{Answer, Opened, Unknown};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, warn};
+
+use super::{Lane, MAX_IN_FLIGHT};
+use crate::batch::{Bound, Gathered, InFlight};
+use crate::completion::Failure;
+use crate::frames::offload;
+use crate::link::{Link, Linked};
+use crate::mapper::Mapper;
+use crate::metrics::Metrics;
+use crate::route::{Directory, Ready, Route, State, Target, VolumeRoute};
+
+/// The first pause after a failure; it doubles.
+const FIRST_PAUSE: Duration = Duration::from_millis(1);
+/// The longest pause after a failure.
+const MAX_PAUSE: Duration = Duration::from_millis(100);
+/// How long a volume may take to answer what it knows, before it is asked on a new connection.
+pub(super) const MAX_ASKING: Duration = Duration::from_secs(10);
+
+/// What a lane works with.
+#[derive(Clone)]
+pub(crate) struct Surroundings {
+    /// Where records go.
+    pub directory: Arc<dyn Directory>,
+    /// How records become rows.
+    pub mapper: Arc<Mapper>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// Stop asked: what was taken is still written and answered.
+    pub stop: CancellationToken,
+}
+
+/// A batch that was sent and not committed at once.
+pub(super) enum Suspect {
+    /// It is certain that it is not written.
+    Unwritten(Gathered),
+    /// It is not known.
+    Unknown(InFlight),
+}
+
+/// The task of a lane.
+pub(crate) struct Owner {
+    pub(super) lane: Lane,
+    pub(super) source: SourceKey,
+    pub(super) link: Arc<Link>,
+    pub(super) around: Surroundings,
+    pub(super) news: watch::Receiver<i64>,
+    /// Batches to bind next, before those in the inbox.
+    pub(super) queue: VecDeque<Gathered>,
+    /// Batches under way, in the order in which they were sent.
+    pub(super) flight: VecDeque<InFlight>,
+    /// Batches that were refused or lost, in the order in which they were sent. Empty except during recovery.
+    pub(super) suspects: VecDeque<Suspect>,
+    /// The next number in each slice where it is known for certain.
+    pub(super) numbers: BTreeMap<SliceId, u64>,
+    /// Slices that were found to take no more rows.
+    pub(super) sealed: BTreeSet<SliceId>,
+    pub(super) pause: Duration,
+    /// Nothing is bound before that, unless there is news.
+    pub(super) hold: Option<Instant>,
+    stopping: bool,
+}
+
+/// Why a batch was not bound.
+enum Obstacle {
+    /// It may be tried again later.
+    Later(Gathered),
+    /// It has been answered, or given to another lane.
+    Settled,
+}
+
+impl Owner {
+    /// The task for `lane`, which writes what `source` sends over `link`.
+    pub fn new(lane: Lane, source: SourceKey, link: Arc<Link>, around: Surroundings) -> Self {
+        let news = around.directory.news();
+        Self {
+            lane,
+            source,
+            link,
+            around,
+            news,
+            queue: VecDeque::new(),
+            flight: VecDeque::new(),
+            suspects: VecDeque::new(),
+            numbers: BTreeMap::new(),
+            sealed: BTreeSet::new(),
+            pause: FIRST_PAUSE,
+            hold: None,
+            stopping: false,
+        }
+    }
+
+    /// Runs until the lane is retired or stopped, and empty.
+    ///
+    /// # Cancel safety
+    /// Cancelling answers what is left: that it was not taken, or that its outcome is unknown.
+    pub async fn run(mut self) {
+        let ending = EndOnDrop(self.lane.clone());
+        self.around.metrics.lanes.inc();
+        self.serve().await;
+        drop(ending);
+    }
+
+    async fn serve(&mut self) {
+        let stop = self.around.stop.clone();
+        loop {
+            self.advance().await;
+            let nothing_left = self.queue.is_empty() && self.flight.is_empty();
+            if nothing_left && self.lane.end_if_empty(self.stopping) {
+                return;
+            }
+            let deadline = self.next_deadline();
+            let held = self.hold.is_some();
+            tokio::select! {
+                biased;
+                answer = first_answer(&mut self.flight) => self.settle(answer).await,
+                () = at(deadline) => self.expire(),
+                () = at(self.hold) => self.hold = None,
+                () = news(&mut self.news), if held => self.hold = None,
+                () = stop.cancelled(), if !self.stopping => self.stopping = true,
+                () = self.lane.woken() => {}
+            }
+        }
+    }
+
+    /// Binds and sends what may go now.
+    async fn advance(&mut self) {
+        while self.hold.is_none() {
+            if self.queue.is_empty() {
+                let Some(batch) = self.lane.take(self.flight.len()) else {
+                    return;
+                };
+                self.queue.push_back(batch);
+            }
+            if self.flight.len() >= MAX_IN_FLIGHT {
+                return;
+            }
+            let Some(batch) = self.queue.pop_front() else {
+                return;
+            };
+            match self.bind(batch).await {
+                Ok((bound, link)) => {
+                    let batch = bound.send(&link);
+                    debug!(source = %self.source, volume = %self.link.volume(), records = batch.records(), "batch sent");
+                    self.flight.push_back(batch);
+                }
+                Err(Obstacle::Later(batch)) => self.queue.push_front(batch),
+                Err(Obstacle::Settled) => {}
+            }
+        }
+    }
+
+    /// Deals with the answer to the oldest batch under way.
+    async fn settle(&mut self, answer: Result<Answer, Unknown>) {
+        let Some(batch) = self.flight.pop_front() else {
+            return;
+        };
+        if answer == Ok(Answer::Committed) {
+            self.commit(batch);
+        } else {
+            self.recover(batch, answer).await;
+        }
+    }
+
+    pub(super) fn commit(&mut self, batch: InFlight) {
+        self.pause = FIRST_PAUSE;
+        self.lane.stop_resting();
+        self.around
+            .metrics
+            .batch_records
+            .observe(batch.records() as f64);
+        self.lane.recycle(batch.commit());
+    }
+
+    /// Binds a batch to the slices of this moment.
+    async fn bind(&mut self, batch: Gathered) -> Result<(Bound, Linked), Obstacle> {
+        // What the directory says from here on is news when it changes after this.
+        self.news.mark_unchanged();
+        let route = self.around.directory.route(&self.source);
+        let (batch, ready) = self.find_ready(batch, route.as_deref())?;
+        let here = ready
+            .volumes
+            .iter()
+            .find(|volume| volume.volume == self.link.volume());
+        let Some(here) = here else {
+            return Err(self.move_away(batch, &ready.volumes));
+        };
+        let batch = self.map_if_changed(batch, ready).await?;
+        if batch.is_empty() {
+            self.lane.recycle(batch.finish_empty(here.weakest()));
+            return Err(Obstacle::Settled);
+        }
+        let targets: Vec<Target> = batch.sinks().map(|sink| here.targets[sink]).collect();
+        self.forget_unused(&here.targets);
+        let (batch, link) = self.open_slices(batch, &targets).await?;
+        let all = Arc::clone(&here.targets);
+        let packed = offload(batch.raw_bytes(), move || batch.compress(all)).await;
+        match packed {
+            Some(Ok(packed)) => {
+                let numbers = &mut self.numbers;
+                let next = |slice| {
+                    let number = numbers.get_mut(&slice).expect("every target was opened");
+                    *number += 1;
+                    *number - 1
+                };
+                Ok((packed.bind(next), link))
+            }
+            Some(Err((batch, reason))) => {
+                error!(source = %self.source, %reason, "cannot compress a batch");
+                self.lane.recycle(batch.fail(Failure::Internal));
+                Err(Obstacle::Settled)
+            }
+            // The batch has answered its requests when it was dropped by the panic.
+            None => Err(Obstacle::Settled),
+        }
+    }
+
+    /// Passes a batch on when the route can take it; otherwise it is answered or has to wait.
+    fn find_ready<'a>(
+        &mut self,
+        batch: Gathered,
+        route: Option<&'a Route>,
+    ) -> Result<(Gathered, &'a Ready), Obstacle> {
+        let failure = match route.map(|route| &route.state) {
+            Some(State::Ready(ready)) => return Ok((batch, ready)),
+            Some(State::NoSlice | State::Broken) => return Err(self.hold_on(batch)),
+            Some(State::Disabled) => Failure::DisabledSource,
+            Some(State::NoEnabledSink) => Failure::NoEnabledSink,
+            None => Failure::NoSource,
+        };
+        self.lane.recycle(batch.fail(failure));
+        Err(Obstacle::Settled)
+    }
+
+    /// Maps the records of a batch again when the mapping has changed since.
+    async fn map_if_changed(
+        &mut self,
+        batch: Gathered,
+        ready: &Ready,
+    ) -> Result<Gathered, Obstacle> {
+        let plan = Arc::clone(&ready.plan);
+        if Arc::ptr_eq(batch.plan(), &plan) || batch.plan().makes_same_rows_as(&plan) {
+            return Ok(batch);
+        }
+        debug!(source = %self.source, records = batch.records(), "mapping a batch again");
+        let mapper = Arc::clone(&self.around.mapper);
+        let mapped = offload(batch.raw_bytes(), move || batch.map_again(&plan, &mapper)).await;
+        mapped.ok_or(Obstacle::Settled)
+    }
+
+    /// Makes sure that the next number in each slice is known.
+    async fn open_slices(
+        &mut self,
+        batch: Gathered,
+        targets: &[Target],
+    ) -> Result<(Gathered, Linked), Obstacle> {
+        let slices = targets.iter().map(|target| target.slice);
+        if slices.clone().any(|slice| self.sealed.contains(&slice)) {
+            // The mirror has not shown the successor yet.
+            return Err(self.hold_on(batch));
+        }
+        let limit = batch.deadline().min(Instant::now() + MAX_ASKING);
+        let link = Arc::clone(&self.link);
+        let link = match self
+            .meanwhile(limit, async move { link.connection().await })
+            .await
+        {
+            Some(Ok(link)) => link,
+            Some(Err(reason)) => {
+                debug!(source = %self.source, %reason, "cannot connect");
+                return Err(self.leave_or_wait(batch));
+            }
+            None => return Err(self.leave_or_wait(batch)),
+        };
+        let unopened: Vec<_> = slices
+            .filter(|slice| !self.numbers.contains_key(slice))
+            .collect();
+        if unopened.is_empty() {
+            return Ok((batch, link));
+        }
+        let asked = link.connection.open(unopened.clone());
+        let Some(Ok(opened)) = self.meanwhile(limit, asked).await else {
+            self.link.lose(link.generation);
+            return Err(self.leave_or_wait(batch));
+        };
+        for slice in unopened {
+            match opened.get(&slice) {
+                Some(Opened::Last(last)) => drop(self.numbers.insert(slice, last + 1)),
+                Some(Opened::Sealed(_)) => drop(self.sealed.insert(slice)),
+                Some(Opened::UnknownSlice) | None => {}
+            }
+        }
+        if targets
+            .iter()
+            .all(|target| self.numbers.contains_key(&target.slice))
+        {
+            return Ok((batch, link));
+        }
+        Err(self.hold_on(batch))
+    }
+
+    /// Numbers and seals of slices that are used no more. Safe to forget: a slice that is used again is opened again.
+    fn forget_unused(&mut self, targets: &[Target]) {
+        let is_target = |slice: &SliceId| targets.iter().any(|target| target.slice == *slice);
+        let in_flight: BTreeSet<_> = self
+            .flight
+            .iter()
+            .flat_map(InFlight::places)
+            .map(|place| place.slice)
+            .collect();
+        self.numbers
+            .retain(|slice, _| is_target(slice) || in_flight.contains(slice));
+        self.sealed.retain(is_target);
+    }
+
+    /// Lets a batch wait for news, at most for the present pause.
+    fn hold_on(&mut self, batch: Gathered) -> Obstacle {
+        self.hold = Some(Instant::now() + self.next_pause());
+        Obstacle::Later(batch)
+    }
+
+    pub(super) fn next_pause(&mut self) -> Duration {
+        let pause = self.pause;
+        self.pause = (pause * 2).min(MAX_PAUSE);
+        pause
+    }
+
+    /// The source is no longer written to this volume: another lane takes the batch.
+    fn move_away(&mut self, batch: Gathered, volumes: &[VolumeRoute]) -> Obstacle {
+        let Some(other) = crate::balance::choose(volumes) else {
+            return self.hold_on(batch);
+        };
+        match other.lane.adopt(batch) {
+            Ok(()) => Obstacle::Settled,
+            Err(batch) => self.hold_on(batch),
+        }
+    }
+
+    /// The volume cannot be reached: another lane takes the batch, or it waits.
+    fn leave_or_wait(&mut self, batch: Gathered) -> Obstacle {
+        self.lane.rest();
+        match self.hand_over(batch) {
+            Ok(()) => Obstacle::Settled,
+            Err(batch) => self.hold_on(batch),
+        }
+    }
+
+    /// Gives a batch to the lane of another volume that is not resting as well. What is certainly unwritten may go
+    /// anywhere.
+    pub(super) fn hand_over(&mut self, batch: Gathered) -> Result<(), Gathered> {
+        let Some(route) = self.around.directory.route(&self.source) else {
+            return Err(batch);
+        };
+        let State::Ready(ready) = &route.state else {
+            return Err(batch);
+        };
+        let others: Vec<_> = ready
+            .volumes
+            .iter()
+            .filter(|other| !other.lane.is(&self.lane) && !other.lane.is_resting())
+            .cloned()
+            .collect();
+        match crate::balance::choose(&others) {
+            Some(other) => other.lane.adopt(batch),
+            None => Err(batch),
+        }
+    }
+
+    /// Waits for `work`, at most until `limit`. Deadlines of batches are kept meanwhile.
+    pub(super) async fn meanwhile<T>(
+        &mut self,
+        limit: Instant,
+        work: impl Future<Output = T>,
+    ) -> Option<T> {
+        let mut work = pin!(work);
+        loop {
+            let wait = self
+                .next_deadline()
+                .map_or(limit, |deadline| deadline.min(limit));
+            tokio::select! {
+                biased;
+                done = &mut work => return Some(done),
+                () = sleep_until(wait) => self.expire(),
+            }
+            if Instant::now() >= limit {
+                return None;
+            }
+        }
+    }
+
+    /// The earliest deadline that has not been dealt with.
+    fn next_deadline(&self) -> Option<Instant> {
+        let suspects = self.suspects.iter().filter_map(|suspect| match suspect {
+            Suspect::Unwritten(batch) => Some(batch.deadline()),
+            Suspect::Unknown(batch) => batch.deadline(),
+        });
+        let queue = self.queue.iter().map(Gathered::deadline);
+        let flight = self.flight.iter().filter_map(InFlight::deadline);
+        suspects
+            .chain(queue)
+            .chain(flight)
+            .chain(self.lane.next_deadline())
+            .min()
+    }
+
+    /// Answers the batches whose deadline has passed.
+    pub(super) fn expire(&mut self) {
+        let now = Instant::now();
+        let passed = |deadline: Instant| deadline <= now;
+        let mut late = self.lane.take_expired(now);
+        let (expired, kept) = self
+            .queue
+            .drain(..)
+            .partition(|batch| passed(batch.deadline()));
+        self.queue = kept;
+        late.extend::<VecDeque<_>>(expired);
+        let mut kept = VecDeque::with_capacity(self.suspects.len());
+        for suspect in self.suspects.drain(..) {
+            match suspect {
+                Suspect::Unwritten(batch) if passed(batch.deadline()) => late.push(batch),
+                suspect => kept.push_back(suspect),
+            }
+        }
+        self.suspects = kept;
+        let unknown = self
+            .suspects
+            .iter_mut()
+            .filter_map(|suspect| match suspect {
+                Suspect::Unknown(batch) => Some(batch),
+                Suspect::Unwritten(_) => None,
+            });
+        for batch in self.flight.iter_mut().chain(unknown) {
+            if batch.deadline().is_some_and(passed) {
+                self.around
+                    .metrics
+                    .unknown_outcomes
+                    .inc_by(batch.records() as u64);
+                warn!(source = %self.source, volume = %self.link.volume(), records = batch.records(), "outcome of a batch is still unknown");
+                batch.expire();
+            }
+        }
+        let waits_for_slice = !self.lane.is_resting();
+        for batch in late {
+            let failure = if waits_for_slice {
+                Failure::NoSlice
+            } else {
+                Failure::VolumeUnavailable
+            };
+            self.lane.recycle(batch.fail(failure));
+        }
+    }
+}
+
+/// Whatever ends the task: the lane must not take records that nobody writes.
+struct EndOnDrop(Lane);
+
+impl Drop for EndOnDrop {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.lane.end();
+        self.around.metrics.lanes.dec();
+    }
+}
+
+async fn first_answer(flight: &mut VecDeque<InFlight>) -> Result<Answer, Unknown> {
+    match flight.front_mut() {
+        Some(batch) => batch.answer().await,
+        None => std::future::pending().await,
+    }
+}
+
+pub(super) async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}
+
+pub(super) async fn news(news: &mut watch::Receiver<i64>) {
+    if news.changed().await.is_err() {
+        // The directory is gone: the process is stopping.
+        std::future::pending().await
+    }
+}

@@ -1,0 +1,153 @@
+//! Where the records of a source go at this moment: a snapshot that never changes, replaced as a whole by a newer one.
+
+use std::sync::Arc;
+
+use stream_encoding::CompiledMapping;
+use stream_model::level::{Compression, Durability};
+use stream_model::{Secret, SessionId, SinkId, SliceId, SourceKey, VolumeId};
+use tokio::sync::watch;
+
+use crate::lane::Lane;
+
+/// How records of a source become rows: its enabled sinks, each with the mapping of its current file.
+///
+/// Shared by all batches that were mapped by it. A rotation of slices or files keeps the plan; a batch that was mapped
+/// by another plan than the present one is mapped again before it is bound.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    /// Sorted by sink.
+    pub sinks: Vec<PlannedSink>,
+    needs_headers: bool,
+}
+
+/// One sink of a plan.
+#[derive(Debug, Clone)]
+pub(crate) struct PlannedSink {
+    /// The sink.
+    pub sink: SinkId,
+    /// Version of the definition that `mapping` was compiled from.
+    pub mapping_version: u64,
+    /// The mapping.
+    pub mapping: Arc<CompiledMapping>,
+}
+
+impl Plan {
+    /// A plan for these sinks, sorted.
+    pub fn new(sinks: Vec<PlannedSink>) -> Self {
+        let needs_headers = sinks.iter().any(|sink| sink.mapping.needs_headers());
+        Self {
+            sinks,
+            needs_headers,
+        }
+    }
+
+    /// Whether rows made by `other` are rows of this plan.
+    pub fn makes_same_rows_as(&self, other: &Self) -> bool {
+        let same = |(a, b): (&PlannedSink, &PlannedSink)| {
+            a.sink == b.sink && a.mapping_version == b.mapping_version
+        };
+        self.sinks.len() == other.sinks.len() && self.sinks.iter().zip(&other.sinks).all(same)
+    }
+
+    /// Whether any mapping reads the request headers.
+    pub fn needs_headers(&self) -> bool {
+        self.needs_headers
+    }
+}
+
+/// Where the records of a source go.
+#[derive(Debug)]
+pub(crate) struct Route {
+    /// The source.
+    pub source: SourceKey,
+    /// The secret of its URL.
+    pub secret: Secret<String>,
+    /// Whether records can be written now.
+    pub state: State,
+}
+
+/// Whether the records of a source can be written.
+#[derive(Debug)]
+pub(crate) enum State {
+    /// The source is disabled.
+    Disabled,
+    /// The source has no enabled sink.
+    NoEnabledSink,
+    /// A sink has no slice that takes rows: it was just created, or the news of the next slice is on the way.
+    NoSlice,
+    /// A sink, or its mapping, cannot be used by this version.
+    Broken,
+    /// Every enabled sink has a slice on every volume listed here.
+    Ready(Ready),
+}
+
+/// How and where to write.
+#[derive(Debug)]
+pub(crate) struct Ready {
+    /// How records become rows.
+    pub plan: Arc<Plan>,
+    /// Never empty.
+    pub volumes: Vec<VolumeRoute>,
+}
+
+/// The slices of a source on one volume.
+#[derive(Debug, Clone)]
+pub(crate) struct VolumeRoute {
+    /// The volume.
+    pub volume: VolumeId,
+    /// The lane that writes there.
+    pub lane: Lane,
+    /// For each sink of the plan, in its order, the slice that takes rows.
+    pub targets: Arc<[Target]>,
+}
+
+impl VolumeRoute {
+    /// What an acknowledgement promises: the weakest class among the sinks.
+    pub fn weakest(&self) -> Durability {
+        let classes = self.targets.iter().map(|target| target.durability);
+        classes.max().unwrap_or(Durability::Disk)
+    }
+
+    /// What an acknowledgement has to wait for: the strongest class among the sinks.
+    pub fn strongest(&self) -> Durability {
+        let classes = self.targets.iter().map(|target| target.durability);
+        classes.min().unwrap_or(Durability::Disk)
+    }
+}
+
+/// A slice that takes rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Target {
+    /// The slice.
+    pub slice: SliceId,
+    /// How its frames are compressed.
+    pub compression: Compression,
+    /// What an acknowledgement of its rows promises.
+    pub durability: Durability,
+}
+
+/// What the state store says about a slice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// It takes rows, or may still be committing some.
+    Live,
+    /// It was sealed; the highest sequence number of the session in it, 0 for none.
+    Sealed {
+        /// That number.
+        last: u64,
+    },
+    /// There is no record of it any more.
+    Gone,
+}
+
+/// What lanes need to know about the rest of the service. Answers come from memory.
+pub(crate) trait Directory: Send + Sync {
+    /// The present route of a source; none when there is no such source.
+    fn route(&self, source: &SourceKey) -> Option<Arc<Route>>;
+
+    /// What became of a slice.
+    fn fate(&self, slice: SliceId, session: SessionId) -> Fate;
+
+    /// Changes whenever an answer of the other two may have changed.
+    fn news(&self) -> watch::Receiver<i64>;
+}

@@ -1,0 +1,581 @@
+//! The HTTP interface, over real connections, against the model volume.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full, StreamBody};
+use hyper::body::{Body, Frame, Incoming};
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use stream_model::definition::ColumnKind;
+use stream_model::level::Durability;
+use stream_model::{Secret, Timestamp};
+use stream_node::{Listener, ServeOptions};
+use stream_storage::wire::RefusalReason;
+use tokio_util::sync::CancellationToken;
+
+use crate::dispatch::Dispatcher;
+use crate::receive::{Receiver, RequestIds};
+use crate::route::{Directory, PlannedSink, Ready, Route, State, Target};
+use crate::testing::{
+    Act, Rig, SESSION, TIMEOUT, body_sink, path_sink, route_on, sink, slice, source, target,
+    volume_id,
+};
+
+const PATH: &str = "/stream/1/orders/secret";
+const JSON: (&str, &str) = ("content-type", "application/json; charset=utf-8");
+
+struct Server {
+    rig: Rig,
+    address: SocketAddr,
+    receiver: Arc<Receiver>,
+    _stop: tokio_util::sync::DropGuard,
+}
+
+impl Server {
+    async fn start(sinks: Vec<PlannedSink>) -> Self {
+        Self::with(sinks, 1 << 20, Rig::new()).await
+    }
+
+    async fn with(sinks: Vec<PlannedSink>, max_body: usize, rig: Rig) -> Self {
+        let slices: Vec<_> = (1..).take(sinks.len()).map(slice).collect();
+        rig.route(sinks, &slices);
+        let mapper = Arc::clone(&rig.mapper);
+        let metrics = Arc::clone(&rig.metrics);
+        let receiver = Arc::new(Receiver {
+            table: Arc::clone(&rig.directory.table),
+            dispatcher: Dispatcher::new(mapper, metrics, rig.directory.news(), TIMEOUT),
+            admission: rig.admission.clone(),
+            clock: Arc::new(stream_model::time::ManualClock::new(
+                Timestamp::from_millis(0),
+            )),
+            metrics: Arc::clone(&rig.metrics),
+            max_body,
+            timeout: TIMEOUT,
+            ids: RequestIds::new(SESSION),
+        });
+        let local = SocketAddr::from(([127, 0, 0, 1], 0));
+        let listener = Listener::bind(local, "the test", "test.listen")
+            .await
+            .expect("port 0");
+        let address = listener.local_addr();
+        let stop = CancellationToken::new();
+        let service = {
+            let receiver = Arc::clone(&receiver);
+            service_fn(move |request: Request<Incoming>| {
+                let receiver = Arc::clone(&receiver);
+                async move { Ok::<_, Infallible>(receiver.receive(request).await) }
+            })
+        };
+        let serve = listener.serve(ServeOptions::default(), service, stop.clone());
+        #[expect(clippy::disallowed_methods, reason = "the test is the component")]
+        drop(tokio::spawn(serve));
+        Self {
+            rig,
+            address,
+            receiver,
+            _stop: stop.drop_guard(),
+        }
+    }
+
+    async fn request(&self, method: &str, path: &str, header: (&str, &str), body: &str) -> Answer {
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header.0, header.1);
+        self.send(
+            request
+                .body(Full::new(Bytes::copy_from_slice(body.as_bytes())))
+                .expect("valid"),
+        )
+        .await
+    }
+
+    async fn post(&self, body: &str) -> Answer {
+        self.request("POST", PATH, JSON, body).await
+    }
+
+    async fn send<B>(&self, mut request: Request<B>) -> Answer
+    where
+        B: Body<Data = Bytes, Error = Infallible> + Send + Unpin + 'static,
+    {
+        request
+            .headers_mut()
+            .insert("host", "x".parse().expect("valid"));
+        let socket = tokio::net::TcpStream::connect(self.address)
+            .await
+            .expect("served");
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(socket))
+            .await
+            .expect("HTTP");
+        #[expect(clippy::disallowed_methods, reason = "the test is the component")]
+        let connection = tokio::spawn(connection);
+        let response = sender.send_request(request).await.expect("answered");
+        let (parts, body) = response.into_parts();
+        let body = body.collect().await.expect("a whole body").to_bytes();
+        connection.abort();
+        Answer(Response::from_parts(parts, body))
+    }
+}
+
+struct Answer(Response<Bytes>);
+
+impl Answer {
+    fn status(&self) -> u16 {
+        self.0.status().as_u16()
+    }
+
+    fn text(&self) -> &str {
+        std::str::from_utf8(self.0.body()).expect("text")
+    }
+
+    fn json(&self) -> Value {
+        serde_json::from_slice(self.0.body()).expect("JSON")
+    }
+
+    fn header(&self, name: &str) -> Option<&str> {
+        self.0
+            .headers()
+            .get(name)
+            .map(|value| value.to_str().expect("text"))
+    }
+
+    /// Status and error name.
+    fn error(&self) -> (u16, String) {
+        let body = self.json();
+        assert_eq!(body["statusCode"], self.status());
+        let name = body["error"].as_str().expect("an error has a name");
+        (
+            self.status(),
+            name.strip_prefix("stream.in.")
+                .expect("the prefix")
+                .to_owned(),
+        )
+    }
+}
+
+fn error(status: u16, name: &str) -> (u16, String) {
+    (status, name.to_owned())
+}
+
+#[tokio::test]
+async fn a_record_is_written_before_it_is_acknowledged() {
+    let server = Server::start(vec![body_sink("a", 1), path_sink("b", 1, "x")]).await;
+    let answer = server.post(r#"{"x":"1"}"#).await;
+    assert_eq!((answer.status(), answer.text()), (200, "OK"));
+    assert_eq!(
+        answer.header("content-type"),
+        Some("text/plain; charset=utf-8")
+    );
+    assert_eq!(answer.header("x-stream-durability"), Some("disk"));
+    assert_eq!(answer.header("server"), Some("stream-service"));
+    assert!(
+        answer
+            .header("x-request-id")
+            .is_some_and(|id| id.starts_with("0000000000000007-"))
+    );
+    assert_eq!(server.rig.volume.rows(slice(1)), [r#""{""x"":""1""}""#]);
+    assert_eq!(server.rig.volume.rows(slice(2)), [r#""1""#]);
+    assert_eq!(server.rig.admission.used(), 0);
+}
+
+#[tokio::test]
+async fn verbose_names_every_sink() {
+    let server = Server::start(vec![body_sink("a", 1), body_sink("b", 1)]).await;
+    let answer = server
+        .request("POST", &format!("{PATH}?verbose=true"), JSON, "{}")
+        .await;
+    let sink =
+        |id: &str| json!({"sinkId": id, "statusCode": 200, "message": "Successfully written."});
+    let expected = json!({
+        "statusCode": 200,
+        "message": "Successfully written to 2/2 sinks.",
+        "sources": [{
+            "projectId": 1, "sourceId": "orders", "branchId": 1, "statusCode": 200,
+            "message": "Successfully written to 2/2 sinks.",
+            "sinks": [sink("a"), sink("b")],
+        }],
+    });
+    assert_eq!(answer.json(), expected);
+}
+
+#[tokio::test]
+async fn a_record_that_one_sink_refuses_is_in_the_others() {
+    let server = Server::start(vec![body_sink("a", 1), path_sink("b", 1, "x")]).await;
+    let answer = server.post(r#"{"y":1}"#).await;
+    assert_eq!(answer.error(), error(422, "unprocessableContent"));
+    let body = answer.json();
+    let message = body["message"].as_str().expect("text");
+    assert!(
+        message.starts_with(r#"Written to 1/2 sinks. Sink "b": column "c""#),
+        "{message}"
+    );
+    let statuses = [0, 1].map(|sink| body["sources"][0]["sinks"][sink]["statusCode"].clone());
+    assert_eq!(statuses, [json!(200), json!(422)]);
+    assert_eq!(server.rig.volume.rows(slice(1)).len(), 1);
+    assert!(server.rig.volume.rows(slice(2)).is_empty());
+}
+
+#[tokio::test]
+async fn a_record_that_no_sink_takes_is_not_sent_at_all() {
+    let server = Server::start(vec![path_sink("a", 1, "x")]).await;
+    let no_json = ("content-type", "text/plain");
+    let refused = server.request("POST", PATH, no_json, "x").await;
+    assert_eq!(refused.error(), error(415, "unsupportedMediaType"));
+    assert_eq!(
+        server.post("{").await.error(),
+        error(422, "unprocessableContent")
+    );
+    let long = format!(r#"{{"x":"{}"}}"#, "y".repeat((1 << 20) - 20));
+    assert_eq!(server.post(&long).await.status(), 200);
+    let quotes = format!(r#"{{"x":"{}"}}"#, "\\\"".repeat(524_000));
+    assert_eq!(
+        server.post(&quotes).await.error(),
+        error(413, "payloadTooLarge")
+    );
+    assert_eq!(server.rig.volume.rows(slice(1)).len(), 1);
+}
+
+#[tokio::test]
+async fn requests_that_are_no_records_are_refused() {
+    let server = Server::start(vec![body_sink("a", 1)]).await;
+    for (method, path, expected) in [
+        ("GET", "/nowhere", error(404, "routeNotFound")),
+        ("POST", "/stream/1/orders", error(404, "routeNotFound")),
+        ("GET", PATH, error(405, "methodNotAllowed")),
+        ("POST", "/stream/x/orders/secret", error(400, "badRequest")),
+        (
+            "POST",
+            "/stream/1/orders/secret?batch=true",
+            error(400, "badRequest"),
+        ),
+        (
+            "POST",
+            "/stream/1/orders/wrong",
+            error(404, "noSourceFound"),
+        ),
+        (
+            "POST",
+            "/stream/1/other/secret",
+            error(404, "noSourceFound"),
+        ),
+        (
+            "POST",
+            "/stream/2/orders/secret",
+            error(404, "noSourceFound"),
+        ),
+    ] {
+        assert_eq!(
+            server.request(method, path, JSON, "").await.error(),
+            expected,
+            "{path}"
+        );
+    }
+    let unknown = server
+        .request("POST", "/stream/1/other/secret", JSON, "{}")
+        .await;
+    let wrong = server
+        .request("POST", "/stream/1/orders/wrong", JSON, "{}")
+        .await;
+    assert_eq!(unknown.text(), wrong.text());
+    let options = server.request("OPTIONS", PATH, JSON, "").await;
+    assert_eq!(
+        (options.status(), options.header("allow")),
+        (200, Some("OPTIONS, POST"))
+    );
+    assert_eq!(options.header("access-control-allow-origin"), Some("*"));
+    let health = server.request("GET", "/health-check", JSON, "").await;
+    assert_eq!((health.status(), health.text()), (200, "OK"));
+}
+
+#[tokio::test]
+async fn bodies_are_limited_by_length_while_reading_and_by_memory() {
+    let server = Server::with(vec![body_sink("a", 1)], 1000, Rig::new()).await;
+    assert_eq!(server.post(&"1".repeat(1000)).await.status(), 200);
+    assert_eq!(
+        server.post(&"1".repeat(1001)).await.error(),
+        error(413, "bodyTooLarge")
+    );
+    let chunks = (0..3).map(|_| Ok(Frame::data(Bytes::from("1".repeat(400)))));
+    let body = StreamBody::new(futures_util::stream::iter(chunks));
+    let request = Request::post(PATH).body(body).expect("valid");
+    assert_eq!(
+        server.send(request).await.error(),
+        error(413, "bodyTooLarge")
+    );
+    let free = (64 << 20) - 1000;
+    let taken = server
+        .receiver
+        .admission
+        .reserve(free)
+        .expect("nothing else is under way");
+    let answer = server.post(&"1".repeat(999)).await;
+    assert_eq!(answer.error(), error(503, "overloaded"));
+    assert_eq!(answer.header("retry-after"), Some("1"));
+    drop(taken);
+    assert_eq!(server.post("1").await.status(), 200);
+    assert_eq!(server.rig.admission.used(), 0);
+}
+
+#[tokio::test]
+async fn content_encodings_are_undone_within_the_limit() {
+    let server = Server::with(vec![body_sink("a", 1)], 1000, Rig::new()).await;
+    let frame = |length: usize| {
+        let level = stream_model::level::Compression::Zstd { level: 1 };
+        stream_encoding::Encoder::new(level)
+            .frame("1".repeat(length).as_bytes())
+            .expect("memory")
+    };
+    let send = async |encoding: &str, body: Bytes| {
+        let request = Request::post(PATH).header("content-encoding", encoding);
+        server
+            .send(request.body(Full::new(body)).expect("valid"))
+            .await
+    };
+    assert_eq!(send("zstd", frame(1000)).await.status(), 200);
+    assert_eq!(
+        send("zstd", frame(1001)).await.error(),
+        error(413, "bodyTooLarge")
+    );
+    assert_eq!(
+        send("gzip", frame(10)).await.error(),
+        error(400, "badRequest")
+    );
+    assert_eq!(
+        send("br", frame(10)).await.error(),
+        error(415, "unsupportedMediaType")
+    );
+    assert_eq!(
+        server.rig.volume.rows(slice(1)),
+        [format!("\"{}\"", "1".repeat(1000))]
+    );
+}
+
+#[tokio::test]
+async fn failures_of_the_volume_have_their_own_answers() {
+    let server = Server::start(vec![body_sink("a", 1)]).await;
+    for (reason, expected) in [
+        (RefusalReason::DiskFull, error(507, "insufficientStorage")),
+        (RefusalReason::Overloaded, error(503, "overloaded")),
+        (RefusalReason::Stopping, error(503, "shutdown")),
+    ] {
+        server.rig.volume.script([Act::Refuse(reason)]);
+        let answer = server.post("{}").await;
+        assert_eq!(answer.error(), expected);
+        assert_eq!(answer.header("retry-after"), Some("1"));
+    }
+    assert!(server.rig.volume.rows(slice(1)).is_empty());
+}
+
+#[tokio::test]
+async fn a_source_that_cannot_take_records_says_why() {
+    let server = Server::start(vec![body_sink("a", 1)]).await;
+    for (state, expected) in [
+        (State::Disabled, error(404, "disabledSource")),
+        (State::NoEnabledSink, error(503, "noEnabledSink")),
+        (State::Broken, error(500, "genericError")),
+    ] {
+        let secret = Secret::new("secret".to_owned());
+        server.rig.directory.set_route(Route {
+            source: source(),
+            secret,
+            state,
+        });
+        assert_eq!(server.post("{}").await.error(), expected);
+    }
+}
+
+#[tokio::test]
+async fn a_request_waits_for_the_news_of_a_slice() {
+    let server = Server::start(vec![body_sink("a", 1)]).await;
+    let secret = Secret::new("secret".to_owned());
+    let state = State::NoSlice;
+    server.rig.directory.set_route(Route {
+        source: source(),
+        secret,
+        state,
+    });
+    let announce = async {
+        tokio::task::yield_now().await;
+        server.rig.route(vec![body_sink("a", 1)], &[slice(1)]);
+    };
+    let (answer, ()) = tokio::join!(server.post("{}"), announce);
+    assert_eq!(answer.status(), 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_without_a_slice_is_refused_after_a_moment() {
+    let server = Server::start(vec![body_sink("a", 1)]).await;
+    let secret = Secret::new("secret".to_owned());
+    let state = State::NoSlice;
+    server.rig.directory.set_route(Route {
+        source: source(),
+        secret,
+        state,
+    });
+    let answer = server.post("{}").await;
+    assert_eq!(answer.error(), error(503, "noOpenedSliceFound"));
+}
+
+#[tokio::test]
+async fn the_weakest_sink_decides_the_class_and_memory_does_not_wait() {
+    let server = Server::start(vec![body_sink("a", 1), body_sink("b", 1)]).await;
+    for (first, second, status, class) in [
+        (Durability::Disk, Durability::Cache, 202, "cache"),
+        (Durability::Memory, Durability::Disk, 202, "memory"),
+        (Durability::Memory, Durability::Memory, 202, "memory"),
+    ] {
+        let targets = [(1, first), (2, second)].map(|(id, durability)| Target {
+            durability,
+            ..target(slice(id))
+        });
+        let sinks = vec![body_sink("a", 1), body_sink("b", 1)];
+        server
+            .rig
+            .directory
+            .set_route(route_on(volume_id(1), &server.rig.lane, sinks, &targets));
+        if first == second {
+            server.rig.volume.hold();
+        }
+        let answer = server.post("{}").await;
+        assert_eq!((answer.status(), answer.text()), (status, "OK"));
+        assert_eq!(answer.header("x-stream-durability"), Some(class));
+    }
+}
+
+#[tokio::test]
+async fn all_branches_with_the_secret_get_the_record() {
+    let server = Server::start(vec![body_sink("a", 1)]).await;
+    let other = Rig::new();
+    other.volume.open_slice(slice(9));
+    let mut route = route_on(
+        volume_id(1),
+        &other.lane,
+        vec![path_sink("b", 1, "x")],
+        &[target(slice(9))],
+    );
+    route.source.branch.branch = stream_model::BranchId(2);
+    let targets = [target(slice(9))];
+    // The lane of the second branch looks for its own source.
+    other.directory.set_route(route_on(
+        volume_id(1),
+        &other.lane,
+        vec![path_sink("b", 1, "x")],
+        &targets,
+    ));
+    server.rig.directory.set_route(route);
+    let answer = server.post(r#"{"x":1}"#).await;
+    assert_eq!((answer.status(), answer.text()), (200, "OK"));
+    assert_eq!(
+        (
+            server.rig.volume.rows(slice(1)).len(),
+            other.volume.rows(slice(9)).len()
+        ),
+        (1, 1)
+    );
+    let refused = server.post("{}").await;
+    assert_eq!(refused.error(), error(422, "unprocessableContent"));
+    let body = refused.json();
+    let branches = [0, 1].map(|source| body["sources"][source]["branchId"].clone());
+    assert_eq!(branches, [json!(1), json!(2)]);
+}
+
+#[tokio::test]
+async fn headers_reach_a_mapping_that_reads_them_even_a_later_one() {
+    let server = Server::start(vec![body_sink("a", 1)]).await;
+    server.rig.volume.hold();
+    let rotate = async {
+        server.rig.volume.received(1).await;
+        server.rig.volume.seal(slice(1), Some(slice(2)));
+        server
+            .rig
+            .route(vec![sink("a", 2, ColumnKind::Headers)], &[slice(2)]);
+        server.rig.volume.release();
+    };
+    let (answer, ()) = tokio::join!(server.request("POST", PATH, ("x-own", "1"), "{}"), rotate);
+    assert_eq!(answer.status(), 200);
+    let rows = server.rig.volume.rows(slice(2));
+    assert!(rows[0].contains(r#"""X-Own"":""1"""#), "{rows:?}");
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_does_not_take_its_record_along() {
+    let server = Server::start(vec![body_sink("a", 1)]).await;
+    server.rig.volume.hold();
+    {
+        let leaving = server.post("1");
+        tokio::select! {
+            _ = leaving => panic!("nothing is answered while the volume holds"),
+            () = server.rig.volume.received(1) => {}
+        }
+    }
+    server.rig.volume.release();
+    // The next record is committed behind it.
+    assert_eq!(server.post("2").await.status(), 200);
+    assert_eq!(server.rig.volume.rows(slice(1)), ["\"1\"", "\"2\""]);
+    assert_eq!(server.rig.admission.used(), 0);
+}
+
+#[tokio::test]
+async fn requests_are_counted_by_class() {
+    let server = Server::start(vec![body_sink("a", 1)]).await;
+    server.post("{}").await;
+    server.request("GET", "/nowhere", JSON, "").await;
+    assert_eq!(
+        (
+            server.rig.metrics.records.get(),
+            server.rig.metrics.bytes.get()
+        ),
+        (1, 2)
+    );
+}
+
+#[tokio::test]
+async fn two_volumes_share_the_load_and_a_resting_one_is_passed_over() {
+    let first = Rig::new();
+    let second = Rig::with(
+        crate::testing::ModelVolume::new(2),
+        Arc::clone(&first.directory),
+        2,
+    );
+    let route = |rig: &Rig, id| crate::route::VolumeRoute {
+        volume: volume_id(id),
+        lane: rig.lane.clone(),
+        targets: [target(slice(id))].into(),
+    };
+    let volumes = vec![route(&first, 1), route(&second, 2)];
+    first.volume.open_slice(slice(1));
+    second.volume.open_slice(slice(2));
+    let plan = Arc::new(crate::route::Plan::new(vec![body_sink("a", 1)]));
+    let state = State::Ready(Ready {
+        plan,
+        volumes: volumes.clone(),
+    });
+    let secret = Secret::new("secret".to_owned());
+    first.directory.set_route(Route {
+        source: source(),
+        secret,
+        state,
+    });
+    first.volume.hold();
+    let waiting = first.append("1");
+    assert_eq!(
+        crate::balance::choose(&volumes).map(|route| route.volume),
+        Some(volume_id(2))
+    );
+    first.volume.received(1).await;
+    first.volume.script([Act::Refuse(RefusalReason::DiskFull)]);
+    first.volume.release();
+    assert_eq!(waiting.outcome().await.written, Ok(Durability::Disk));
+    assert_eq!(second.volume.rows(slice(2)), ["\"1\""]);
+    let loaded = second.append("2");
+    assert_eq!(
+        crate::balance::choose(&volumes).map(|route| route.volume),
+        Some(volume_id(2))
+    );
+    loaded.outcome().await;
+}

@@ -1,0 +1,176 @@
+//! Reading the change of one key: what it is about, and whether its value can be trusted.
+
+use std::sync::Arc;
+
+use serde::de::DeserializeOwned;
+use stream_model::definition::{Sink, Source};
+use stream_model::file::File;
+use stream_model::slice::Slice;
+use stream_model::statistics::{Crossed, Figures};
+use stream_model::{FileId, SinkId, SinkKey, SliceId, SourceKey, VolumeId};
+
+use crate::codec;
+use crate::error::StateError;
+use crate::keyspace::Key;
+use crate::repository::file::Current;
+use crate::repository::sink::Volumes;
+use crate::store::Versioned;
+
+/// A change of one key.
+#[derive(Debug)]
+pub(crate) struct Change {
+    /// The source that the key belongs to.
+    pub(crate) source: SourceKey,
+    pub(crate) key: Key,
+    pub(crate) content: Content,
+}
+
+#[derive(Debug)]
+pub(crate) enum Content {
+    Entity(Entity),
+    Unreadable,
+}
+
+/// The new value of a key; none when it was deleted.
+#[derive(Debug)]
+pub(crate) enum Entity {
+    Source(Option<Arc<Versioned<Source>>>),
+    Assignment(Option<Arc<Vec<VolumeId>>>),
+    OfSink(SinkId, SinkEntity),
+}
+
+#[derive(Debug)]
+pub(crate) enum SinkEntity {
+    Sink(Option<Arc<Versioned<Sink>>>),
+    Current(Option<FileId>),
+    File(FileId, Option<Arc<Versioned<File>>>),
+    Slice(SliceId, Option<Arc<Versioned<Slice>>>),
+    Crossed(SliceId, Option<Arc<Versioned<Crossed>>>),
+    Removed(Option<Figures>),
+}
+
+impl Change {
+    /// Reads a change; `value` is none when the key was deleted. None for a key that is no entity.
+    ///
+    /// # Errors
+    /// When the value cannot be read, or does not belong under this key. [`Self::unreadable`] stands for it then.
+    pub(crate) fn read(
+        key: &Key,
+        value: Option<&[u8]>,
+        revision: i64,
+    ) -> Result<Option<Self>, StateError> {
+        let Some(source) = source_of(key) else {
+            return Ok(None);
+        };
+        let entity = read_entity(&Reader {
+            key,
+            value,
+            revision,
+        })?;
+        Ok(entity.map(|entity| Self {
+            source: source.clone(),
+            key: key.clone(),
+            content: Content::Entity(entity),
+        }))
+    }
+
+    /// The change of a key to something that cannot be read.
+    pub(crate) fn unreadable(key: &Key) -> Option<Self> {
+        Some(Self {
+            source: source_of(key)?.clone(),
+            key: key.clone(),
+            content: Content::Unreadable,
+        })
+    }
+}
+
+const fn source_of(key: &Key) -> Option<&SourceKey> {
+    match key {
+        Key::Source(source) | Key::Assignment(source) => Some(source),
+        Key::Sink(sink)
+        | Key::Current(sink)
+        | Key::Removed(sink)
+        | Key::File(sink, _)
+        | Key::Slice(sink, _)
+        | Key::Crossed(sink, _) => Some(&sink.source),
+        Key::Schema
+        | Key::SourceVersion(..)
+        | Key::SinkVersion(..)
+        | Key::Incarnation(_)
+        | Key::Registration(_)
+        | Key::Figures(_)
+        | Key::Node { .. }
+        | Key::Task(_)
+        | Key::Token(_) => None,
+    }
+}
+
+struct Reader<'a> {
+    key: &'a Key,
+    value: Option<&'a [u8]>,
+    revision: i64,
+}
+
+impl Reader<'_> {
+    /// Reads the value, and checks that it is about what its key says.
+    fn read<T: DeserializeOwned>(
+        &self,
+        belongs: impl Fn(&T) -> bool,
+    ) -> Result<Option<Arc<Versioned<T>>>, StateError> {
+        let Some(bytes) = self.value else {
+            return Ok(None);
+        };
+        let key = self.key.to_string();
+        let value: T = codec::decode(&key, bytes)?;
+        if !belongs(&value) {
+            return Err(StateError::Corrupt {
+                key,
+                reason: "it is about something else than its key".to_owned(),
+            });
+        }
+        Ok(Some(Arc::new(Versioned {
+            value,
+            revision: self.revision,
+        })))
+    }
+}
+
+fn read_entity(reader: &Reader<'_>) -> Result<Option<Entity>, StateError> {
+    let of_sink = |sink: &SinkKey, entity| Some(Entity::OfSink(sink.sink.clone(), entity));
+    Ok(match reader.key {
+        Key::Source(key) => Some(Entity::Source(
+            reader.read(|source: &Source| source.key == *key)?,
+        )),
+        Key::Assignment(_) => {
+            let volumes = reader.read(|_: &Volumes| true)?;
+            let volumes = volumes.map(|stored| Arc::new(stored.value.volumes.clone()));
+            Some(Entity::Assignment(volumes))
+        }
+        Key::Sink(key) => {
+            let sink = reader.read(|sink: &Sink| sink.key == *key)?;
+            of_sink(key, SinkEntity::Sink(sink))
+        }
+        Key::Current(key) => {
+            let current = reader.read(|_: &Current| true)?;
+            of_sink(key, SinkEntity::Current(current.map(|c| c.value.file)))
+        }
+        Key::Removed(key) => {
+            let removed = reader.read(|_: &Figures| true)?;
+            of_sink(key, SinkEntity::Removed(removed.map(|r| r.value)))
+        }
+        Key::File(key, id) => {
+            let file = reader.read(|file: &File| file.id == *id && file.sink == *key)?;
+            of_sink(key, SinkEntity::File(*id, file))
+        }
+        Key::Slice(key, id) => {
+            let slice = reader.read(|slice: &Slice| slice.id == *id && slice.sink == *key)?;
+            of_sink(key, SinkEntity::Slice(*id, slice))
+        }
+        Key::Crossed(key, id) => {
+            let crossed =
+                reader.read(|crossed: &Crossed| crossed.slice == *id && crossed.sink == *key)?;
+            of_sink(key, SinkEntity::Crossed(*id, crossed))
+        }
+        _ => None,
+    })
+}

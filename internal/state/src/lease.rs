@@ -1,0 +1,309 @@
+//! The lease of a process, and the registrations that live as long as it.
+//!
+//! Registrations are remembered. When the lease is lost, because the process was paused or etcd was away for longer than
+//! its time to live, a new one is granted and all of them are written again.
+//!
+//! The lease is for routing, not for safety: whoever may write what is decided by incarnations and comparisons. A process
+//! whose lease has lapsed goes on with what it holds.
+//!
+//! Each entry has a wanted and a stored value, with the revision at which etcd stored it; writers go on until both are the
+//! same. So a slow rewrite of an old value can overtake a newer one, but never win.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use etcd_client::PutOptions;
+use parking_lot::Mutex;
+use serde::Serialize;
+use tokio_util::sync::CancellationToken;
+
+use crate::backoff::Contact;
+use crate::codec;
+use crate::error::StateError;
+use crate::keyspace::Key;
+use crate::store::{Store, bounded};
+
+/// The lease of a process. Clones are the same lease.
+#[derive(Clone)]
+pub struct Lease {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    store: Store,
+    held: Mutex<Held>,
+}
+
+struct Held {
+    /// The lease in etcd. Another one after the first was lost.
+    id: i64,
+    ttl: Duration,
+    phase: Phase,
+    entries: BTreeMap<String, Entry>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Live,
+    Revoked,
+}
+
+type Value = Option<Arc<[u8]>>;
+
+/// One registration. `None` as a value: there is none.
+struct Entry {
+    wanted: Value,
+    /// What etcd has, as far as is known.
+    stored: Option<Stored>,
+}
+
+struct Stored {
+    lease: i64,
+    revision: i64,
+    value: Value,
+}
+
+impl Entry {
+    fn is_settled(&self, lease: i64) -> bool {
+        self.stored
+            .as_ref()
+            .is_some_and(|stored| stored.lease == lease && stored.value == self.wanted)
+    }
+}
+
+impl fmt::Debug for Lease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let held = self.shared.held.lock();
+        f.debug_struct("Lease")
+            .field("id", &format_args!("{:x}", held.id))
+            .field("ttl", &held.ttl)
+            .field("entries", &held.entries.keys())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Store {
+    /// Grants a lease that lives for `ttl` (whole seconds, at least one) after it was kept alive last.
+    ///
+    /// # Errors
+    /// When etcd is away.
+    pub async fn grant_lease(&self, ttl: Duration) -> Result<Lease, StateError> {
+        let (id, granted) = grant(self, ttl).await?;
+        Ok(Lease {
+            shared: Arc::new(Shared {
+                store: self.clone(),
+                held: Mutex::new(Held {
+                    id,
+                    ttl: granted,
+                    phase: Phase::Live,
+                    entries: BTreeMap::new(),
+                }),
+            }),
+        })
+    }
+}
+
+async fn grant(store: &Store, ttl: Duration) -> Result<(i64, Duration), StateError> {
+    let seconds = i64::try_from(ttl.as_millis().div_ceil(1000))
+        .unwrap_or(i64::MAX)
+        .max(1);
+    let mut client = store.lease_client();
+    let answer = bounded(client.grant(seconds, None)).await?;
+    // etcd may grant more than was asked for.
+    let granted = u64::try_from(answer.ttl()).unwrap_or(1).max(1);
+    Ok((answer.id(), Duration::from_secs(granted)))
+}
+
+impl Lease {
+    /// The identifier in etcd. Changes when a lost lease is replaced.
+    #[must_use]
+    pub fn id(&self) -> i64 {
+        self.shared.held.lock().id
+    }
+
+    /// Keeps the lease alive until cancelled. It outlives every failure: when etcd is away it tries again, when the lease is
+    /// lost it gets a new one and writes all registrations again.
+    ///
+    /// Does not revoke the lease when cancelled: see [`Self::revoke`].
+    ///
+    /// # Errors
+    /// None at present; the result is that of a task.
+    pub async fn keep_alive(self, cancel: CancellationToken) -> Result<(), StateError> {
+        tokio::select! {
+            biased;
+            () = cancel.cancelled() => Ok(()),
+            never = self.keep_for_ever() => match never {},
+        }
+    }
+
+    /// Gives the lease back: all registrations vanish at once instead of after the time to live.
+    ///
+    /// # Errors
+    /// When etcd is away; the registrations vanish all the same when the lease expires.
+    pub async fn revoke(&self) -> Result<(), StateError> {
+        let id = {
+            let mut held = self.shared.held.lock();
+            held.phase = Phase::Revoked;
+            held.entries.clear();
+            held.id
+        };
+        let mut client = self.shared.store.lease_client();
+        match bounded(client.revoke(id)).await {
+            Ok(_) | Err(StateError::LeaseLost) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Writes a registration, now and whenever the lease was lost. Does nothing when it is stored already.
+    pub(crate) async fn put<T: Serialize>(&self, key: &Key, value: &T) -> Result<(), StateError> {
+        self.want(key, Some(codec::encode(value).into())).await
+    }
+
+    /// Removes a registration.
+    pub(crate) async fn remove(&self, key: &Key) -> Result<(), StateError> {
+        self.want(key, None).await
+    }
+
+    async fn want(&self, key: &Key, wanted: Value) -> Result<(), StateError> {
+        let key = key.to_string();
+        {
+            let mut held = self.shared.held.lock();
+            if held.phase == Phase::Revoked {
+                return Err(StateError::LeaseLost);
+            }
+            match held.entries.get_mut(&key) {
+                Some(entry) => entry.wanted = wanted,
+                None => {
+                    let stored = None;
+                    held.entries.insert(key.clone(), Entry { wanted, stored });
+                }
+            }
+        }
+        self.settle(&key).await
+    }
+
+    /// Writes what is wanted until that is what etcd has.
+    async fn settle(&self, key: &str) -> Result<(), StateError> {
+        while let Some((value, lease)) = self.unsettled(key) {
+            match self.write(key, value.clone(), lease).await {
+                Ok(revision) => self.note(key, lease, revision, value),
+                // Replaced while this was on its way.
+                Err(StateError::LeaseLost) if self.id() != lease => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    async fn settle_all(&self) -> Result<(), StateError> {
+        let keys: Vec<String> = self.shared.held.lock().entries.keys().cloned().collect();
+        for key in keys {
+            self.settle(&key).await?;
+        }
+        Ok(())
+    }
+
+    /// The wanted value and the lease to write it under, when etcd does not have it yet. Forgets removed entries.
+    fn unsettled(&self, key: &str) -> Option<(Value, i64)> {
+        let mut held = self.shared.held.lock();
+        let lease = held.id;
+        let entry = held.entries.get(key)?;
+        if !entry.is_settled(lease) {
+            return Some((entry.wanted.clone(), lease));
+        }
+        if entry.wanted.is_none() {
+            held.entries.remove(key);
+        }
+        None
+    }
+
+    async fn write(&self, key: &str, value: Value, lease: i64) -> Result<i64, StateError> {
+        let store = &self.shared.store;
+        let full = store.full(key);
+        let mut kv = store.kv();
+        let header = match value {
+            Some(value) => {
+                let options = PutOptions::new().with_lease(lease);
+                let request = kv.put(full, value.to_vec(), Some(options));
+                bounded(request).await?.take_header()
+            }
+            None => bounded(kv.delete(full, None)).await?.take_header(),
+        };
+        Ok(header.map_or(0, |header| header.revision()))
+    }
+
+    /// Notes what was written. Of two writes that crossed, the one with the higher revision is what etcd has.
+    fn note(&self, key: &str, lease: i64, revision: i64, value: Value) {
+        let mut held = self.shared.held.lock();
+        let Some(entry) = held.entries.get_mut(key) else {
+            return;
+        };
+        let newer = entry
+            .stored
+            .as_ref()
+            .is_none_or(|stored| stored.lease != lease || stored.revision <= revision);
+        if newer {
+            entry.stored = Some(Stored {
+                lease,
+                revision,
+                value,
+            });
+        }
+    }
+
+    async fn keep_for_ever(&self) -> Infallible {
+        let mut contact = Contact::new("lease");
+        loop {
+            let Err(mut error) = self.keep(&mut contact).await;
+            if self.shared.held.lock().phase == Phase::Revoked {
+                std::future::pending::<()>().await;
+            }
+            if matches!(error, StateError::LeaseLost) {
+                match self.replace().await {
+                    Ok(()) => continue,
+                    Err(failed) => error = failed,
+                }
+            }
+            contact.failed(&error).await;
+        }
+    }
+
+    /// Keeps the present lease alive until that fails.
+    async fn keep(&self, contact: &mut Contact) -> Result<Infallible, StateError> {
+        let (id, ttl) = {
+            let held = self.shared.held.lock();
+            (held.id, held.ttl)
+        };
+        let mut client = self.shared.store.lease_client();
+        let (mut keeper, mut answers) = bounded(client.keep_alive(id)).await?;
+        loop {
+            // Writes that failed before are made up for here.
+            self.settle_all().await?;
+            contact.works();
+            tokio::time::sleep(ttl / 3).await;
+            bounded(keeper.keep_alive()).await?;
+            match bounded(answers.message()).await? {
+                Some(answer) if answer.ttl() > 0 => {}
+                Some(_) => return Err(StateError::LeaseLost),
+                None => return Err(StateError::unavailable("the keep-alive stream ended")),
+            }
+        }
+    }
+
+    /// Gets a new lease in place of the lost one. The entries are unsettled by that.
+    async fn replace(&self) -> Result<(), StateError> {
+        let ttl = self.shared.held.lock().ttl;
+        let (id, ttl) = grant(&self.shared.store, ttl).await?;
+        let mut held = self.shared.held.lock();
+        tracing::warn!(
+            registrations = held.entries.len(),
+            "lease lost, registering again"
+        );
+        held.id = id;
+        held.ttl = ttl;
+        Ok(())
+    }
+}

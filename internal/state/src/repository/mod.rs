@@ -1,0 +1,13 @@
+//! The verbs of [`crate::Store`], one file per noun.
+
+pub(crate) mod definition;
+pub(crate) mod file;
+pub(crate) mod import;
+pub(crate) mod node;
+pub(crate) mod sink;
+pub(crate) mod slice;
+pub(crate) mod source;
+pub(crate) mod statistics;
+pub(crate) mod task;
+pub(crate) mod token;
+pub(crate) mod volume;

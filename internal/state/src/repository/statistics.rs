@@ -1,0 +1,57 @@
+//! Figures: limits that slices have reached, and what cleaned-up slices contained.
+
+use stream_model::SinkKey;
+use stream_model::slice::{Slice, State};
+use stream_model::statistics::{Crossed, Figures};
+
+use super::definition::UPDATE_TRIES;
+use crate::error::StateError;
+use crate::keyspace::Key;
+use crate::store::{Store, Versioned};
+use crate::txn::Tries;
+
+impl Store {
+    /// Notes that a writing slice has reached a limit. Once noted it is left as it is.
+    ///
+    /// Returns whether the slice is still writing: when it is not, it was rotated already and nothing is noted.
+    ///
+    /// # Errors
+    /// When etcd is away, or the slice's value cannot be read.
+    pub async fn put_crossed(&self, crossed: Crossed) -> Result<bool, StateError> {
+        let slice_key = Key::Slice(crossed.sink.clone(), crossed.slice);
+        let key = Key::Crossed(crossed.sink.clone(), crossed.slice);
+        let mut tries = Tries::new(UPDATE_TRIES);
+        loop {
+            let slice: Option<Versioned<Slice>> = self.get(&slice_key).await?;
+            let Some(slice) = slice.filter(|slice| slice.value.state == State::Writing) else {
+                return Ok(false);
+            };
+            if slice.value.volume != crossed.volume {
+                return Err(StateError::violation(
+                    key,
+                    "a limit is noted by the volume that holds the slice",
+                ));
+            }
+            let noted = self
+                .txn()
+                .unmodified(&slice_key, slice.revision)
+                .absent(&key)
+                .put(&key, &crossed)
+                .commit()
+                .await;
+            match noted {
+                Ok(_) | Err(StateError::AlreadyExists { .. }) => return Ok(true),
+                Err(error) => tries.after(error).await?,
+            }
+        }
+    }
+
+    /// Reads the figures of all slices of a sink that were removed after their import.
+    ///
+    /// # Errors
+    /// When etcd is away or the value cannot be read.
+    pub async fn removed_figures(&self, sink: &SinkKey) -> Result<Figures, StateError> {
+        let removed = self.get(&Key::Removed(sink.clone())).await?;
+        Ok(removed.map(|removed| removed.value).unwrap_or_default())
+    }
+}

@@ -1,0 +1,349 @@
+//! Keeps the slices of one volume as the state says: open, sealed, or gone.
+//!
+//! | record in the state | on the volume |
+//! |---|---|
+//! | writing | open |
+//! | closing | sealed; then the record gets the final figures, checksum and sessions |
+//! | uploading, sealed by an earlier opening of the volume | sealed again, and compared: what recovery built is what the reader will read |
+//! | uploaded | released |
+//! | none | left alone if it has rows: without a record nothing says that they are safe. Reported once |
+//!
+//! When the first round has gone through, the incarnation is marked as recovered, which is what the reader waits for.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use async_trait::async_trait;
+use futures_util::{StreamExt, stream};
+use parking_lot::Mutex;
+use stream_model::slice::{Seal, Slice, State};
+use stream_model::{Clock, ErrorKind, SliceId};
+use stream_node::{CancellationToken, Outcome, Reconciler, TaskError};
+use stream_state::{Mirror, StateError, Store, Topology, Versioned};
+use stream_storage::local::{Content, SliceSpec, SliceStatus, Volume};
+use tracing::{debug, error, info, warn};
+
+use super::metrics::Metrics;
+use crate::changes::Changes;
+
+/// Slices that are sealed at the same time.
+const CONCURRENT_SEALS: usize = 16;
+
+/// What a round has to do.
+#[derive(Debug, Default)]
+pub(crate) struct Plan {
+    /// Slices to open.
+    pub(crate) open: Vec<Arc<Versioned<Slice>>>,
+    /// Slices to seal.
+    pub(crate) seal: Vec<Arc<Versioned<Slice>>>,
+    /// Sealed slices to compare with their records.
+    pub(crate) verify: Vec<Arc<Versioned<Slice>>>,
+    /// Slices whose rows are safe elsewhere.
+    pub(crate) release: Vec<SliceId>,
+    /// Slices without a record.
+    pub(crate) orphans: Vec<SliceId>,
+}
+
+/// What was done since the volume was opened and need not be done again.
+#[derive(Debug, Default)]
+pub(crate) struct Done {
+    pub(crate) opened: BTreeSet<SliceId>,
+    pub(crate) verified: BTreeSet<SliceId>,
+    /// Slices that do not match their record, or have none. Reported once.
+    pub(crate) reported: BTreeSet<SliceId>,
+}
+
+/// Compares records and volume. `changed` are the records that may have changed; `local` are the slices on the volume, with
+/// their records.
+pub(crate) fn plan<'a>(
+    changed: &[Arc<Versioned<Slice>>],
+    local: impl Iterator<Item = (SliceStatus, Option<&'a Slice>)>,
+    done: &Done,
+    incarnation: u64,
+) -> Plan {
+    let mut plan = Plan::default();
+    for slice in changed {
+        let id = slice.value.id;
+        let unopened = !done.opened.contains(&id);
+        match &slice.value.state {
+            State::Writing if unopened => plan.open.push(Arc::clone(slice)),
+            State::Writing | State::Uploaded { .. } => {}
+            State::Closing(_) => {
+                if unopened {
+                    // What is sealed must be known to the volume, with its compression.
+                    plan.open.push(Arc::clone(slice));
+                }
+                plan.seal.push(Arc::clone(slice));
+            }
+            State::Uploading { seal, .. } => {
+                if seal.incarnation != incarnation && !done.verified.contains(&id) {
+                    plan.verify.push(Arc::clone(slice));
+                }
+            }
+        }
+    }
+    for (status, record) in local {
+        match record {
+            None if status.figures.rows > 0 => plan.orphans.push(status.id),
+            None => plan.release.push(status.id),
+            Some(slice) if slice.is_uploaded() => plan.release.push(status.id),
+            Some(_) => {}
+        }
+    }
+    plan
+}
+
+/// Why a slice could not be brought into its state.
+#[derive(Debug, thiserror::Error)]
+enum KeepError {
+    #[error("the volume stopped before slice {0} was sealed")]
+    Stopped(SliceId),
+    #[error(transparent)]
+    State(#[from] StateError),
+}
+
+/// What a [`Keeper`] works with.
+pub(crate) struct KeeperParts {
+    pub(crate) store: Store,
+    pub(crate) mirror: Mirror,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) metrics: Metrics,
+    pub(crate) volume: Volume,
+    pub(crate) label: String,
+    pub(crate) incarnation: u64,
+}
+
+/// The reconciler of one volume.
+pub(crate) struct Keeper {
+    parts: KeeperParts,
+    /// Cancelled when another writer has opened the volume since.
+    superseded: CancellationToken,
+    changes: Mutex<Changes>,
+    done: Mutex<Done>,
+    recovered: AtomicBool,
+}
+
+impl Keeper {
+    pub(crate) fn new(parts: KeeperParts) -> Self {
+        Self {
+            parts,
+            superseded: CancellationToken::new(),
+            changes: Mutex::default(),
+            done: Mutex::default(),
+            recovered: AtomicBool::new(false),
+        }
+    }
+
+    /// Ends when another writer has opened the volume since: this one must not touch it any more.
+    pub(crate) async fn superseded(&self) {
+        self.superseded.cancelled().await;
+    }
+
+    /// Opens all slices that take rows, without waiting for anything.
+    pub(crate) fn open_slices(&self) {
+        let plan = self.parts.mirror.read(|topology| self.list(topology));
+        self.open(&plan.open);
+        // The first round must see the slices again that need more than to be opened.
+        self.changes.lock().restart();
+    }
+
+    fn list(&self, topology: &Topology) -> Plan {
+        let volume = &self.parts.volume;
+        let now = self.parts.clock.now();
+        let changed = self.changes.lock().slices(topology, volume.id(), now);
+        let local = volume.slices();
+        let records = local
+            .iter()
+            .map(|status| (*status, topology.slice(status.id).map(|slice| &slice.value)));
+        plan(&changed, records, &self.done.lock(), self.parts.incarnation)
+    }
+
+    fn open(&self, slices: &[Arc<Versioned<Slice>>]) {
+        let mut done = self.done.lock();
+        for Versioned { value: slice, .. } in slices.iter().map(Arc::as_ref) {
+            self.parts.volume.open_slice(SliceSpec {
+                id: slice.id,
+                compression: slice.compression,
+                durability: slice.durability,
+                trigger: slice.trigger,
+            });
+            done.opened.insert(slice.id);
+            debug!(slice = %slice.id, sink = %slice.sink, "slice opened");
+        }
+    }
+
+    /// Removes slices that are safe in staging, and forgets them.
+    fn release(&self, slices: &[SliceId]) {
+        let mut done = self.done.lock();
+        for id in slices {
+            self.parts.volume.release(*id);
+            done.opened.remove(id);
+            done.verified.remove(id);
+            debug!(slice = %id, "slice released");
+        }
+    }
+
+    fn report_orphans(&self, slices: &[SliceId]) {
+        self.parts.metrics.orphans(&self.parts.label, slices.len());
+        for id in slices {
+            if self.done.lock().reported.insert(*id) {
+                let volume = &self.parts.label;
+                warn!(volume, slice = %id, "slice on the volume has no record, it is left alone");
+            }
+        }
+    }
+
+    /// The seal of a slice, taken from the volume. The volume answers the same again and again.
+    async fn seal_of(&self, slice: &Slice) -> Result<Seal, KeepError> {
+        let successor = slice.closing().and_then(|closing| closing.successor);
+        let sealed = self.parts.volume.seal(slice.id, successor).await;
+        let Content {
+            figures,
+            checksum,
+            sessions,
+        } = sealed.map_err(|_unknown| KeepError::Stopped(slice.id))?;
+        let (at, incarnation) = (self.parts.clock.now(), self.parts.incarnation);
+        Ok(Seal {
+            at,
+            incarnation,
+            figures,
+            checksum,
+            sessions,
+        })
+    }
+
+    async fn seal(&self, slice: Arc<Versioned<Slice>>) -> Result<(), KeepError> {
+        let seal = self.seal_of(&slice.value).await?;
+        let (rows, bytes) = (seal.figures.rows, seal.figures.bytes);
+        self.parts
+            .store
+            .seal_slice(&slice, seal, self.parts.incarnation)
+            .await?;
+        self.parts.metrics.sealed(rows);
+        debug!(slice = %slice.value.id, sink = %slice.value.sink, rows, bytes, "slice sealed");
+        Ok(())
+    }
+
+    /// Compares a slice that an earlier opening sealed with what recovery made of it.
+    async fn verify(&self, slice: Arc<Versioned<Slice>>) -> Result<(), KeepError> {
+        let id = slice.value.id;
+        let new = self.seal_of(&slice.value).await?;
+        let Some(old) = slice.value.seal() else {
+            return Ok(());
+        };
+        if new.figures.rows != old.figures.rows || new.sessions != old.sessions {
+            if self.done.lock().reported.insert(id) {
+                let (expected, found) = (old.figures.rows, new.figures.rows);
+                error!(slice = %id, sink = %slice.value.sink, expected, found, "sealed slice is damaged: its rows are not those of its seal");
+            }
+        } else if (new.figures.bytes, &new.checksum) != (old.figures.bytes, &old.checksum) {
+            self.parts
+                .store
+                .reseal_slice(&slice, new, self.parts.incarnation)
+                .await?;
+            info!(slice = %id, sink = %slice.value.sink, "slice was rebuilt with other bytes and sealed again");
+        }
+        self.done.lock().verified.insert(id);
+        Ok(())
+    }
+
+    /// Seals and verifies, several at a time. Returns how many went through, and the first failure.
+    async fn settle(&self, plan: &Plan, cancel: &CancellationToken) -> (usize, Option<KeepError>) {
+        let seals = plan
+            .seal
+            .iter()
+            .map(|slice| (Arc::clone(slice), Step::Seal));
+        let verifications = plan
+            .verify
+            .iter()
+            .map(|slice| (Arc::clone(slice), Step::Verify));
+        let work: Vec<_> = seals.chain(verifications).collect();
+        let work = stream::iter(work)
+            .take_while(|_| std::future::ready(!cancel.is_cancelled()))
+            .map(|(slice, step)| self.settle_one(slice, step))
+            .buffer_unordered(CONCURRENT_SEALS);
+        let mut results = std::pin::pin!(work);
+        let (mut settled, mut failure) = (0, None);
+        while let Some(result) = results.next().await {
+            match result {
+                Ok(()) => settled += 1,
+                Err(KeepError::State(error @ StateError::StaleIncarnation { .. })) => {
+                    self.superseded.cancel();
+                    failure = Some(KeepError::State(error));
+                }
+                Err(KeepError::State(error))
+                    if matches!(error.kind(), ErrorKind::Conflict | ErrorKind::NotFound) =>
+                {
+                    debug!(%error, "slice was changed meanwhile");
+                }
+                Err(error) => failure = failure.or(Some(error)),
+            }
+        }
+        (settled, failure)
+    }
+
+    async fn settle_one(&self, slice: Arc<Versioned<Slice>>, step: Step) -> Result<(), KeepError> {
+        match step {
+            Step::Seal => self.seal(slice).await,
+            Step::Verify => self.verify(slice).await,
+        }
+    }
+
+    /// Tells the reader that the slice files are complete, the first time there is nothing left to verify.
+    async fn mark_recovered(&self) -> Result<(), KeepError> {
+        if self.recovered.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let (volume, incarnation) = (self.parts.volume.id(), self.parts.incarnation);
+        match self.parts.store.mark_recovered(volume, incarnation).await {
+            Ok(()) => {
+                self.recovered.store(true, Ordering::Relaxed);
+                Ok(())
+            }
+            Err(error @ StateError::StaleIncarnation { .. }) => {
+                self.superseded.cancel();
+                Err(error.into())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Step {
+    Seal,
+    Verify,
+}
+
+#[async_trait]
+impl Reconciler for Keeper {
+    fn name(&self) -> &'static str {
+        "volume-slices"
+    }
+
+    async fn reconcile(&self, cancel: &CancellationToken) -> Result<Outcome, TaskError> {
+        let plan = self.parts.mirror.read(|topology| self.list(topology));
+        self.open(&plan.open);
+        self.release(&plan.release);
+        self.report_orphans(&plan.orphans);
+        let (settled, mut failure) = self.settle(&plan, cancel).await;
+        if failure.is_none() && !cancel.is_cancelled() {
+            failure = self.mark_recovered().await.err();
+        }
+        if let Some(failure) = failure {
+            self.changes.lock().restart();
+            return Err(failure.into());
+        }
+        if cancel.is_cancelled() {
+            self.changes.lock().restart();
+        }
+        Ok(Outcome {
+            changed: settled + plan.open.len() + plan.release.len(),
+            next: None,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;
