@@ -31,6 +31,8 @@ run-stream-service: protoc ## Run all components on this machine; more arguments
 
 .PHONY: test
 test: protoc ## Run all tests
+	@# The end-to-end tests start the real binary, which "cargo test" alone does not build.
+	$(CARGO) build --workspace --locked --bins --tests
 	$(CARGO) test --workspace --locked $(ARGS)
 
 .PHONY: lint

@@ -126,7 +126,7 @@ async fn prepare_and_store(context: Arc<Context>, sink: Sink) -> Result<&'static
     target.prepare(&sink.table).await?;
     let key = sink.key.clone();
     match store(&context, sink).await {
-        Ok(created) => drop(created),
+        Ok(created) => context.seen(&created).await,
         Err(StateError::AlreadyExists { .. }) => return Err(already_exists(&key)),
         Err(StateError::LimitReached { .. }) => return Err(limit_reached()),
         Err(StateError::NotFound { .. }) => {

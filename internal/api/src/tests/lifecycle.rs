@@ -2,9 +2,16 @@
 
 use std::time::Duration;
 
+use futures_util::FutureExt;
+use prometheus::Registry;
 use serde_json::json;
-use stream_model::{Clock, Timestamp};
+use stream_model::{BranchId, BranchKey, Clock, ProjectId, SourceKey, Timestamp};
+use stream_node::{Shutdown, Tasks};
 use stream_state::{Outputs, Task, TaskStatus};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::metrics::Metrics;
+use crate::task::{Entity, Kind, Order, Runner};
 
 use super::world::{Base, PATIENCE, SINKS, World, sink_body};
 
@@ -178,4 +185,74 @@ async fn without_the_state_store_requests_are_answered_503_and_may_be_repeated()
     );
     assert_eq!(world.client.get("/health-check").await.status, 200);
     world.api.stop(PATIENCE).await.expect("stopped");
+}
+
+#[tokio::test]
+async fn work_on_an_entity_waits_for_the_work_before_it() {
+    let base = Base::start().await;
+    let metrics = Metrics::register(&Registry::new()).expect("a new registry");
+    let tasks = Tasks::new("api work", &Shutdown::new());
+    let runner = Runner::new(
+        base.store.clone(),
+        base.clock.clone(),
+        tasks.clone(),
+        metrics,
+    );
+    let (log, mut seen) = mpsc::unbounded_channel();
+    let order = |source: &str, work| {
+        let branch = BranchKey {
+            project: ProjectId(1),
+            branch: BranchId(1),
+        };
+        let key = SourceKey {
+            branch,
+            source: source.parse().expect("an id"),
+        };
+        Order {
+            kind: Kind::DeleteSource,
+            entity: Entity::Source(key),
+            url: String::new(),
+            work,
+        }
+    };
+    let (release, released) = oneshot::channel::<()>();
+    let note = |text: &'static str| {
+        let log = log.clone();
+        async move {
+            log.send(text).expect("the test listens");
+            Ok("Done.")
+        }
+        .boxed()
+    };
+    let first = log.clone();
+    let held = async move {
+        first.send("first begins").expect("the test listens");
+        released.await.expect("released");
+        first.send("first ends").expect("the test listens");
+        Ok("Done.")
+    };
+    runner
+        .start(order("a", held.boxed()))
+        .await
+        .expect("accepted");
+    runner
+        .start(order("a", note("second")))
+        .await
+        .expect("accepted");
+    runner
+        .start(order("a", note("third")))
+        .await
+        .expect("accepted");
+    assert_eq!(seen.recv().await, Some("first begins"));
+    runner
+        .start(order("b", note("other entity")))
+        .await
+        .expect("accepted");
+    assert_eq!(seen.recv().await, Some("other entity"), "the others wait");
+    release.send(()).expect("it waits");
+    for text in ["first ends", "second", "third"] {
+        assert_eq!(seen.recv().await, Some(text));
+    }
+    tasks.stop(PATIENCE).await.expect("stopped");
+    base.background.stop(PATIENCE).await.expect("stopped");
 }
