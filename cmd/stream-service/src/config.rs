@@ -416,8 +416,6 @@ impl Config {
         self.source.http.validate()?;
         let minutes = |n: u64| Interval::from_secs(n * 60);
         let second = Interval::from_secs(1);
-        let half_hour = Some(minutes(30));
-        let day = Some(minutes(24 * 60));
         between(
             "etcd.connectTimeout",
             self.etcd.connect_timeout,
@@ -448,6 +446,14 @@ impl Config {
         between(key, expiration, second, minutes(720 * 60))?;
         let key = "storage.metadataCleanup.archivedFileRetentionPerSink";
         between(key, cleanup.archived_file_retention_per_sink, 0, 100)?;
+        self.validate_triggers()?;
+        self.validate_local()
+    }
+
+    fn validate_triggers(&self) -> Result<(), String> {
+        let second = Interval::from_secs(1);
+        let half_hour = Some(Interval::from_secs(30 * 60));
+        let day = Some(Interval::from_secs(24 * 3600));
         let upload = &self.storage.level.staging.upload;
         let key = |name: &str| format!("storage.level.staging.upload.{name}");
         optional(&key("minInterval"), upload.min_interval, second, half_hour)?;
@@ -495,8 +501,7 @@ impl Config {
             import.trigger.slices_count,
             1,
             Some(200),
-        )?;
-        self.validate_local()
+        )
     }
 
     fn validate_local(&self) -> Result<(), String> {

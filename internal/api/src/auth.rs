@@ -51,8 +51,7 @@ impl Authenticator {
         let token = found.ok_or_else(|| {
             ApiError::new(
                 Code::Unauthorized,
-                "The token is not valid here; use the one in \"admin-token\" in the data directory, or create one \
-                 with \"stream-service token create\".",
+                "The token is not valid here; use the one in the file \"admin-token\" in the data directory.",
             )
         })?;
         self.remember(hash, token.clone());

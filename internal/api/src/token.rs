@@ -46,7 +46,7 @@ pub enum TokenError {
         source: io::Error,
     },
     /// The token file does not hold a token.
-    #[error("{} does not hold a token: restore it, or remove it and create a token by command", path.display())]
+    #[error("{} does not hold a token: restore it, or remove it and start again to get a new one", path.display())]
     Damaged {
         /// The file.
         path: PathBuf,

@@ -16,9 +16,10 @@
 //!
 //! # Differences from a cluster
 //!
-//! * Leases live in memory. Granting one and keeping it alive touch no disk. **All leases of a previous boot are revoked
-//!   when the directory is opened**: their keys are deleted, in one revision, before the first request is served.
+//! * Leases live in memory. Granting one and keeping it alive touch no disk. **All leases of a previous boot are
+//!   revoked when the directory is opened**: their keys are deleted, in one revision, before the first request is served.
 //! * `raft_term` in the headers counts the boots.
+//! * Watch events are never fragmented, whatever the watcher asks for.
 //! * A lease can be as short as one second (etcd: two).
 //! * The header revision of a watch response that carries events is the revision up to which this watcher has seen
 //!   everything, so it is always safe to resume after it.
@@ -26,8 +27,8 @@
 //! # What it refuses to do
 //!
 //! Replication, authentication, `Lock` and `Election`, snapshots, alarms, changes of membership. The unix socket is
-//! protected by its file mode; a TCP listener ([`Options::listen`]) is open to whoever reaches it. One process at a time:
-//! a second one is refused ([`OpenError::AlreadyOpen`]).
+//! protected by its file mode; a TCP listener ([`Options::listen`]) is open to whoever reaches it. One process at a
+//! time: a second one is refused ([`OpenError::AlreadyOpen`]). Linux only, for the path of the socket.
 
 mod connection;
 mod directory;

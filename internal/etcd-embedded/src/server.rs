@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixListener;
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -32,9 +33,7 @@ pub struct Server {
     disk: Disk,
     jobs: Jobs,
     keep_revisions: u64,
-    socket: Arc<SocketPath>,
-    unix: UnixListener,
-    tcp: Option<TcpListener>,
+    sockets: Sockets,
 }
 
 /// The server ended although nobody asked it to.
@@ -60,26 +59,16 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// See [`OpenError`]. Nothing is changed on disk in that case, except that a missing directory may have been created.
+    /// See [`OpenError`].
     pub fn open(options: Options) -> Result<Self, OpenError> {
         let (dir, lock) = directory::take(&options.dir)?;
+        // The sockets come first: when one cannot be bound, no lease is revoked.
+        let sockets = Sockets::bind(&dir, options.listen)?;
         let (disk, state, identity) = disk::guard(&dir, || {
             let (disk, contents) = Disk::open(&dir, lock)?;
             let (state, identity) = boot(&disk, contents)?;
             Ok((disk, state, identity))
         })?;
-        let socket = SocketPath::new(&dir).map_err(|source| OpenError::Directory {
-            path: dir.clone(),
-            source,
-        })?;
-        let unix = socket
-            .bind()
-            .map_err(|source| OpenError::listen_unix(&socket.display(), source))?;
-        let tcp = options.listen.map(bind_tcp).transpose()?;
-        let mut client_urls = vec![format!("unix://{}", socket.display().display())];
-        if let Some(address) = &tcp {
-            client_urls.push(format!("http://{}", address.1));
-        }
         let (queue, jobs) = queue();
         let shared = Shared {
             durable: watch::Sender::new(state.durable),
@@ -89,26 +78,20 @@ impl Server {
             closing: CancellationToken::new(),
             identity,
             file: disk.path().to_owned(),
-            client_urls,
+            client_urls: sockets.urls(),
         };
         Ok(Self {
             shared: Arc::new(shared),
             disk,
             jobs,
             keep_revisions: options.keep_revisions,
-            socket: Arc::new(socket),
-            unix,
-            tcp: tcp.map(|(listener, _)| listener),
+            sockets,
         })
     }
 
     /// How clients reach this server.
     pub fn endpoint(&self) -> Endpoint {
-        let tcp = self
-            .tcp
-            .as_ref()
-            .and_then(|listener| listener.local_addr().ok());
-        Endpoint::new(Arc::clone(&self.socket), tcp)
+        Endpoint::new(Arc::clone(&self.sockets.path), self.sockets.tcp_address)
     }
 
     /// Serves until cancelled. Then accepts nothing new, ends all streams, answers what is queued, and closes the
@@ -120,7 +103,11 @@ impl Server {
     pub async fn run(self, cancel: CancellationToken) -> Result<(), ServeError> {
         let shared = self.shared;
         let cut = CancellationToken::new();
-        let listeners = listeners(self.unix, self.tcp, cut.clone()).map_err(ServeError::Start)?;
+        let path = Arc::clone(&self.sockets.path);
+        let listeners = self
+            .sockets
+            .listeners(cut.clone())
+            .map_err(ServeError::Start)?;
         let writer = Writer {
             shared: Arc::clone(&shared),
             disk: self.disk,
@@ -133,37 +120,41 @@ impl Server {
             shared: Arc::clone(&shared),
             cut,
         };
-        let mut serve = std::pin::pin!(rpc::serve(&shared, listeners.incoming()));
-        let mut served = None;
-        tokio::select! {
-            biased;
-            () = cancel.cancelled() => {}
-            () = thread.ended() => {}
-            result = &mut serve => served = Some(result),
-            () = shared.expire_leases() => {}
-        }
-        shared.closing.cancel();
-        let served = match served {
-            Some(result) => result,
-            None => {
-                tokio::select! {
-                    result = &mut serve => result,
-                    () = tokio::time::sleep(DRAIN) => {
-                        tracing::warn!("requests to the state store are cut");
-                        stop.cut.cancel();
-                        serve.await
-                    }
-                }
-            }
-        };
-        drop(stop);
-        let stored = thread.join().await;
-        if let Err(error) = self.socket.remove() {
+        let served = serve(&shared, listeners, &mut thread, &cancel, &stop.cut).await;
+        // While the writer holds the directory: afterwards the socket may be that of another process.
+        if let Err(error) = path.remove() {
             tracing::warn!(%error, "socket of the state store cannot be removed");
         }
-        stored?;
+        drop(stop);
+        thread.join().await?;
         served.map_err(ServeError::Transport)
     }
+}
+
+/// Serves the connections until somebody asks for the end or the writer fails; then drains them.
+async fn serve(
+    shared: &Arc<Shared>,
+    listeners: Listeners,
+    thread: &mut WriterThread,
+    cancel: &CancellationToken,
+    cut: &CancellationToken,
+) -> Result<(), tonic::transport::Error> {
+    let mut serving = std::pin::pin!(rpc::serve(shared, listeners.incoming()));
+    tokio::select! {
+        biased;
+        () = cancel.cancelled() => {}
+        () = thread.ended() => {}
+        result = &mut serving => return result,
+        () = shared.expire_leases() => {}
+    }
+    shared.closing.cancel();
+    tokio::select! {
+        result = &mut serving => return result,
+        () = tokio::time::sleep(DRAIN) => {}
+    }
+    tracing::warn!("requests to the state store are cut");
+    cut.cancel();
+    serving.await
 }
 
 /// Counts the boot and revokes the leases of the previous one.
@@ -193,24 +184,58 @@ fn boot(disk: &Disk, contents: Contents) -> Result<(State, Identity), OpenError>
     Ok((state, identity))
 }
 
+/// The bound sockets.
+struct Sockets {
+    path: Arc<SocketPath>,
+    unix: UnixListener,
+    tcp: Option<TcpListener>,
+    tcp_address: Option<SocketAddr>,
+}
+
+impl Sockets {
+    fn bind(dir: &Path, listen: Option<SocketAddr>) -> Result<Self, OpenError> {
+        let path = SocketPath::new(dir).map_err(|source| OpenError::Directory {
+            path: dir.to_owned(),
+            source,
+        })?;
+        let unix = path
+            .bind()
+            .map_err(|source| OpenError::listen_unix(&path.display(), source))?;
+        let (tcp, tcp_address) = listen.map(bind_tcp).transpose()?.unzip();
+        Ok(Self {
+            path: Arc::new(path),
+            unix,
+            tcp,
+            tcp_address,
+        })
+    }
+
+    /// What the list of members says.
+    fn urls(&self) -> Vec<String> {
+        let unix = format!("unix://{}", self.path.display().display());
+        let tcp = self.tcp_address.map(|address| format!("http://{address}"));
+        std::iter::once(unix).chain(tcp).collect()
+    }
+
+    /// Hands the sockets to the runtime.
+    fn listeners(self, cut: CancellationToken) -> io::Result<Listeners> {
+        Ok(Listeners {
+            unix: tokio::net::UnixListener::from_std(self.unix)?,
+            tcp: self
+                .tcp
+                .map(tokio::net::TcpListener::from_std)
+                .transpose()?,
+            cut,
+        })
+    }
+}
+
 fn bind_tcp(address: SocketAddr) -> Result<(TcpListener, SocketAddr), OpenError> {
     let failed = |source| OpenError::listen_tcp(address, source);
     let listener = TcpListener::bind(address).map_err(failed)?;
     listener.set_nonblocking(true).map_err(failed)?;
     let bound = listener.local_addr().map_err(failed)?;
     Ok((listener, bound))
-}
-
-fn listeners(
-    unix: UnixListener,
-    tcp: Option<TcpListener>,
-    cut: CancellationToken,
-) -> io::Result<Listeners> {
-    Ok(Listeners {
-        unix: tokio::net::UnixListener::from_std(unix)?,
-        tcp: tcp.map(tokio::net::TcpListener::from_std).transpose()?,
-        cut,
-    })
 }
 
 /// Ends everything that belongs to a running server.

@@ -22,7 +22,8 @@ use crate::shared::Shared;
 use crate::state::State;
 use crate::txn;
 
-/// Bytes of requests that may wait or be under way. Filled by the callers, drained by the writer; beyond it callers wait.
+/// Bytes of requests that may wait or be under way. Filled by the callers, drained by the writer; beyond it callers
+/// wait.
 const QUEUE_BYTES: usize = 32 << 20;
 /// What a request takes from [`QUEUE_BYTES`] beside its keys and values. Bounds the number of requests as well.
 const REQUEST_OVERHEAD: usize = 1 << 10;
@@ -54,7 +55,7 @@ pub(crate) enum Command {
 struct Job {
     command: Command,
     /// Gives the bytes back once the job is answered.
-    _permit: Option<OwnedSemaphorePermit>,
+    permit: Option<OwnedSemaphorePermit>,
 }
 
 /// The callers' end of the queue.
@@ -70,6 +71,7 @@ pub(crate) struct Jobs(Receiver<Job>);
 type Answer = Box<dyn FnOnce(Result<(), Refusal>) + Send>;
 
 pub(crate) fn queue() -> (Queue, Jobs) {
+    // Without a bound of its own: every job but the last holds a permit.
     let (sender, receiver) = channel();
     let queue = Queue {
         jobs: sender,
@@ -101,7 +103,7 @@ impl Queue {
         let (reply, outcome) = oneshot::channel();
         let job = Job {
             command: command(reply),
-            _permit: Some(permit),
+            permit: Some(permit),
         };
         self.jobs.send(job).map_err(|_| Refusal::Stopped)?;
         outcome.await.unwrap_or(Err(Refusal::Stopped))
@@ -111,7 +113,7 @@ impl Queue {
     pub(crate) fn stop(&self) {
         let job = Job {
             command: Command::Stop,
-            _permit: None,
+            permit: None,
         };
         // Fails only when the writer has ended already.
         let _ = self.jobs.send(job);
@@ -202,7 +204,7 @@ impl Writer {
 
 impl Group {
     fn take(&mut self, state: &mut State, job: Job) {
-        self.permits.extend(job._permit);
+        self.permits.extend(job.permit);
         let answer = match job.command {
             Command::Put(request, reply) => answer(reply, state.put(request)),
             Command::Delete(request, reply) => answer(reply, Ok(state.delete(&request))),

@@ -32,7 +32,7 @@ use crate::mapper::{Mapped, Mapper, Received};
 use crate::route::{Plan, Target};
 
 /// Buffers larger than this are not kept for the next batch, so that a thousand idle sources do not hold on to memory.
-const KEPT_BUFFER_BYTES: usize = 64 << 10;
+const KEPT_BUFFER_BYTES: usize = 32 << 10;
 
 /// The rows of one sink.
 #[derive(Debug, Default)]
@@ -165,6 +165,7 @@ impl Open {
             records,
             rejected: Rejected::new(),
             raw_bytes: 0,
+            acknowledged: 0,
             promise,
             reserved,
             load: Load::new(outstanding, 0),
@@ -190,6 +191,11 @@ impl Open {
         batch.load.add(mapped.bytes());
         batch.records.push(received);
         Ticket::new(Arc::clone(&batch.promise.completion), index)
+    }
+
+    /// Notes that the sender of the latest record is answered already.
+    pub fn acknowledge_latest(&mut self) {
+        self.gathered.acknowledged += 1;
     }
 
     /// Takes over what a request has reserved.
@@ -224,6 +230,7 @@ pub(crate) struct Gathered {
     records: Vec<Received>,
     rejected: Rejected,
     raw_bytes: usize,
+    acknowledged: u64,
     promise: Promise,
     reserved: Reservation,
     load: Load,
@@ -255,6 +262,11 @@ impl Gathered {
     /// Number of records.
     pub fn records(&self) -> usize {
         self.records.len()
+    }
+
+    /// Number of records that were answered without waiting for the outcome.
+    pub fn acknowledged(&self) -> u64 {
+        self.acknowledged
     }
 
     /// When it is answered at the latest.

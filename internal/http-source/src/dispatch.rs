@@ -11,10 +11,10 @@ use tokio::time::Instant;
 use crate::admission::Reservation;
 use crate::balance::choose;
 use crate::completion::{Failure, Ticket};
-use crate::lane::Ended;
-use crate::mapper::{Mapper, Received, Rejection};
+use crate::lane::{Answering, Ended};
+use crate::mapper::{Mapped, Mapper, Received, Rejection};
 use crate::metrics::Metrics;
-use crate::route::{Plan, Route, State};
+use crate::route::{Plan, Ready, Route, State, VolumeRoute};
 use crate::table::Entry;
 
 /// How long a request waits for the news of a slice before it is refused.
@@ -140,7 +140,7 @@ impl Dispatcher {
         &self,
         route: &Route,
         mut received: Received,
-        reserved: Reservation,
+        mut reserved: Reservation,
     ) -> Result<Placed, NotNow> {
         let not_now = |failure, received, reserved| {
             Err(NotNow {
@@ -159,43 +159,65 @@ impl Dispatcher {
         let Some(volume) = choose(&ready.volumes) else {
             return not_now(Failure::NoSlice, received, reserved);
         };
-        let body = received.record.body.len() as u64;
         received.prepare_for(&ready.plan);
-        let now = Instant::now();
         self.mapper.map(&ready.plan, received, |received, mapped| {
             if mapped.is_empty() {
                 let rejections = std::mem::take(&mut mapped.rejections);
-                return Ok(Placed::Done(Report {
-                    source: route.source.clone(),
-                    written: Ok(volume.weakest()),
-                    plan: Some(Arc::clone(&ready.plan)),
-                    rejections,
-                }));
+                let durability = volume.weakest();
+                return Ok(Placed::Done(done(route, ready, durability, rejections)));
             }
-            // Mapping refuses some sinks only in rare cases; the list is needed twice only if nobody waits for the batch.
-            let kept =
-                (volume.strongest() == Durability::Memory).then(|| mapped.rejections.clone());
-            let appended = volume
-                .lane
-                .append(&ready.plan, received, mapped, reserved, now);
-            let ticket = match appended {
-                Ok(ticket) => ticket,
-                Err(Ended(received, reserved)) => {
-                    return not_now(Failure::Shutdown, received, reserved);
-                }
-            };
-            self.metrics.records.inc();
-            self.metrics.bytes.inc_by(body);
-            Ok(match kept {
-                None => Placed::Waiting(route.source.clone(), ticket),
-                Some(rejections) => Placed::Done(Report {
-                    source: route.source.clone(),
-                    written: Ok(Durability::Memory),
-                    plan: Some(Arc::clone(&ready.plan)),
-                    rejections,
-                }),
-            })
+            if !reserved.grow(mapped.bytes()) {
+                return Ok(Placed::Done(failed(route, Failure::Overloaded)));
+            }
+            self.append(route, ready, volume, received, mapped, reserved)
         })
+    }
+
+    /// Adds a mapped record to the batch of a volume.
+    fn append(
+        &self,
+        route: &Route,
+        ready: &Ready,
+        volume: &VolumeRoute,
+        received: Received,
+        mapped: &mut Mapped,
+        reserved: Reservation,
+    ) -> Result<Placed, NotNow> {
+        let body = received.record.body.len() as u64;
+        // If nobody waits for the outcome, the refusals are needed here and in the batch.
+        let (answering, refusals) = match volume.strongest() {
+            Durability::Memory => (Answering::AtOnce, mapped.rejections.clone()),
+            Durability::Disk | Durability::Cache => (Answering::ByOutcome, Vec::new()),
+        };
+        let (plan, now) = (&ready.plan, Instant::now());
+        let ticket = volume
+            .lane
+            .append(plan, received, mapped, reserved, answering, now)
+            .map_err(|Ended(received, reserved)| NotNow {
+                received,
+                reserved,
+                failure: Failure::Shutdown,
+            })?;
+        self.metrics.records.inc();
+        self.metrics.bytes.inc_by(body);
+        Ok(match answering {
+            Answering::ByOutcome => Placed::Waiting(route.source.clone(), ticket),
+            Answering::AtOnce => Placed::Done(done(route, ready, Durability::Memory, refusals)),
+        })
+    }
+}
+
+fn done(
+    route: &Route,
+    ready: &Ready,
+    durability: Durability,
+    rejections: Vec<Rejection>,
+) -> Report {
+    Report {
+        source: route.source.clone(),
+        written: Ok(durability),
+        plan: Some(Arc::clone(&ready.plan)),
+        rejections,
     }
 }
 

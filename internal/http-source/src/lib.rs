@@ -20,6 +20,15 @@
 //!
 //! The crate refuses to decide where slices are, when they rotate and what they contain: it reads that from the mirror.
 
+#![cfg_attr(
+    test,
+    allow(clippy::disallowed_methods, reason = "tests join what they spawn")
+)]
+#![allow(
+    clippy::result_large_err,
+    reason = "these errors give a record or a batch back to its owner; a box would cost an allocation to save a move"
+)]
+
 mod admission;
 mod answer;
 mod balance;
@@ -29,6 +38,8 @@ mod completion;
 mod component;
 mod config;
 mod dispatch;
+#[cfg(test)]
+mod end_to_end;
 mod feed;
 mod frames;
 mod lane;

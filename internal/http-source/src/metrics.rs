@@ -23,6 +23,8 @@ pub(crate) struct Metrics {
     pub lanes: IntGauge,
     /// Records whose requests were told that the outcome is unknown.
     pub unknown_outcomes: IntCounter,
+    /// Records that were answered under the class `memory` and could not be written.
+    pub lost_records: IntCounter,
 }
 
 const CLASSES: [&str; 6] = ["other", "1xx", "2xx", "3xx", "4xx", "5xx"];
@@ -73,6 +75,13 @@ impl Metrics {
             lanes: register(
                 registry,
                 IntGauge::new("stream_http_source_lanes", "Pairs of a source and a volume that records can take.")?,
+            )?,
+            lost_records: register(
+                registry,
+                IntCounter::new(
+                    "stream_http_source_lost_records_total",
+                    "Records accepted under durability memory that were not written. A rise: a volume is away or full.",
+                )?,
             )?,
             unknown_outcomes: register(
                 registry,

@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admission::Admission;
 use crate::completion::Ticket;
-use crate::lane::{Lane, Owner, Surroundings};
+use crate::lane::{Answering, Lane, Owner, Surroundings};
 use crate::link::Link;
 use crate::mapper::{Mapper, Received};
 use crate::metrics::Metrics;
@@ -90,7 +90,8 @@ pub(crate) struct VolumeState {
     pub archive: Vec<(SliceId, ModelSlice)>,
     holding: bool,
     held: VecDeque<Queued>,
-    hanging: Vec<oneshot::Sender<Answer>>,
+    /// Not answered, and still to be written unless a newer connection asks first.
+    hanging: Vec<Queued>,
     pub opens: usize,
     pub frames: Vec<(SliceId, u64, String)>,
 }
@@ -189,6 +190,11 @@ impl VolumeState {
             answer.send(refuse(RefusalReason::Superseded)).ok();
             return;
         }
+        // What hung before is in front.
+        for (_, batch, unheard) in std::mem::take(&mut self.hanging) {
+            self.obey(&batch);
+            drop(unheard);
+        }
         match self.script.pop_front().unwrap_or(Act::Obey) {
             Act::Obey => drop(answer.send(self.obey(&batch))),
             Act::LoseAnswer => {
@@ -197,7 +203,7 @@ impl VolumeState {
             }
             Act::LoseBatch => self.broken = epoch,
             Act::Refuse(reason) => drop(answer.send(refuse(reason))),
-            Act::Hang => self.hanging.push(answer),
+            Act::Hang => self.hanging.push((epoch, batch, answer)),
         }
     }
 
@@ -266,6 +272,7 @@ impl VolumeState {
 
     fn look_up(&mut self, epoch: u64, slices: &[SliceId]) -> Option<BTreeMap<SliceId, Opened>> {
         self.opens += 1;
+        self.hanging.retain(|(of, _, _)| *of >= epoch);
         let (older, own): (VecDeque<_>, _) = std::mem::take(&mut self.held)
             .into_iter()
             .partition(|(of, _, _)| *of < epoch);
@@ -480,7 +487,7 @@ impl Rig {
 
     pub fn with(volume: ModelVolume, directory: Arc<ModelDirectory>, id: u8) -> Self {
         let lane = Lane::new(TIMEOUT);
-        let mapper = Arc::new(Mapper::new(1 << 20, 1));
+        let mapper = Arc::new(Mapper::new(512 << 10, 1));
         let metrics = Metrics::register(&Registry::new()).expect("a fresh registry");
         let stop = CancellationToken::new();
         let around = Surroundings {
@@ -491,7 +498,6 @@ impl Rig {
         };
         let link = Arc::new(Link::new(volume_id(id), SESSION, Arc::new(volume.clone())));
         let owner = Owner::new(lane.clone(), source(), Arc::clone(&link), around);
-        #[expect(clippy::disallowed_methods, reason = "the test is the component")]
         let task = tokio::spawn(owner.run());
         let admission = Admission::new(64 << 20);
         Self {
@@ -522,6 +528,10 @@ impl Rig {
 
     /// Adds a record, mapped as the present route says.
     pub fn append(&self, body: &str) -> Ticket {
+        self.append_answering(body, Answering::ByOutcome)
+    }
+
+    pub fn append_answering(&self, body: &str, answering: Answering) -> Ticket {
         let route = self.directory.route(&source()).expect("a route is set");
         let State::Ready(ready) = &route.state else {
             panic!("the route is ready")
@@ -529,9 +539,14 @@ impl Rig {
         let received = Received::new(record(body), HeaderMap::new());
         let reserved = self.admission.reserve(body.len()).expect("fits");
         self.mapper.map(&ready.plan, received, |received, mapped| {
-            let appended =
-                self.lane
-                    .append(&ready.plan, received, mapped, reserved, Instant::now());
+            let appended = self.lane.append(
+                &ready.plan,
+                received,
+                mapped,
+                reserved,
+                answering,
+                Instant::now(),
+            );
             appended.map_err(drop).expect("the lane lives")
         })
     }

@@ -40,14 +40,15 @@ const SLICE_RULES: &[Rule<Slice>] = &[
             _ => true,
         }
     }),
-    ("sealed rows and sessions never change", |old, new| {
-        match (old.seal(), new.seal()) {
+    (
+        "sealed rows never grow and sealed sessions never change",
+        |old, new| match (old.seal(), new.seal()) {
             (Some(old), Some(new)) => {
-                old.figures.rows == new.figures.rows && old.sessions == new.sessions
+                new.figures.rows <= old.figures.rows && old.sessions == new.sessions
             }
             _ => true,
-        }
-    }),
+        },
+    ),
     (
         "the content of an uploaded slice never changes",
         |old, new| !old.is_uploaded() || (old.seal() == new.seal() && old.object() == new.object()),
@@ -176,7 +177,10 @@ mod tests {
         assert_eq!(back.rule, "a slice never goes back in its life");
         let other = closed.apply(Event::Seal(seal(3))).expect("sealed");
         let changed = check_slice(&sealed, &other).expect_err("must be refused");
-        assert_eq!(changed.rule, "sealed rows and sessions never change");
+        assert_eq!(
+            changed.rule,
+            "sealed rows never grow and sealed sessions never change"
+        );
     }
 
     #[test]

@@ -123,7 +123,7 @@ pub enum Event {
     /// The writer seals it.
     Seal(Seal),
     /// The writer rebuilt the file of a sealed slice from its journal and got other bytes for the same rows, as after an
-    /// upgrade of the compression library.
+    /// upgrade of the compression library; or it got fewer rows, because the disk has damaged some.
     Reseal(Seal),
     /// The reader has put the object into staging.
     Upload {
@@ -183,19 +183,11 @@ impl Slice {
         };
         let state = match (self.state.clone(), event) {
             (State::Writing, Event::Close(closing)) => State::Closing(closing),
-            (State::Closing(closing), Event::Seal(seal)) if seal.figures.rows == 0 => {
-                State::Uploaded {
-                    closing,
-                    at: seal.at,
-                    seal,
-                    object: None,
-                }
-            }
-            (State::Closing(closing), Event::Seal(seal)) => State::Uploading { closing, seal },
+            (State::Closing(closing), Event::Seal(seal)) => Self::sealed(closing, seal),
             (State::Uploading { closing, seal: old }, Event::Reseal(seal))
-                if seal.figures.rows == old.figures.rows && seal.sessions == old.sessions =>
+                if seal.figures.rows <= old.figures.rows && seal.sessions == old.sessions =>
             {
-                State::Uploading { closing, seal }
+                Self::sealed(closing, seal)
             }
             (State::Uploading { closing, seal }, Event::Upload { object, at }) => State::Uploaded {
                 closing,
@@ -216,6 +208,19 @@ impl Slice {
             retry: None,
             ..self
         })
+    }
+
+    /// The state after a seal. Nothing has to be uploaded of a slice without rows.
+    fn sealed(closing: Closing, seal: Seal) -> State {
+        if seal.figures.rows == 0 {
+            return State::Uploaded {
+                closing,
+                at: seal.at,
+                seal,
+                object: None,
+            };
+        }
+        State::Uploading { closing, seal }
     }
 
     /// What was sealed, once it was.
@@ -336,18 +341,30 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn resealing_cannot_change_rows_or_sessions() {
-        let sealed = slice(1)
-            .apply(Event::Close(closing()))
-            .expect("closed")
-            .apply(Event::Seal(seal(3)))
-            .expect("sealed");
-        let same_rows = Seal {
-            checksum: "11".repeat(32),
-            ..seal(3)
+    fn resealing_can_lose_rows_but_never_gain_any_or_change_sessions() {
+        let sealed = slice(1).apply(Event::Close(closing())).expect("closed");
+        let sealed = sealed.apply(Event::Seal(seal(3))).expect("sealed");
+        let resealed = |rows: u64, last: u64| {
+            let sessions = BTreeMap::from([(SessionId(1), last)]);
+            sealed.clone().apply(Event::Reseal(Seal {
+                sessions,
+                ..seal(rows)
+            }))
         };
-        assert!(sealed.clone().apply(Event::Reseal(same_rows)).is_ok());
-        assert!(sealed.apply(Event::Reseal(seal(4))).is_err());
+        assert_eq!(
+            resealed(3, 3).expect("other bytes").state.name(),
+            "uploading"
+        );
+        assert_eq!(
+            resealed(2, 3)
+                .expect("a row was damaged")
+                .seal()
+                .map(|s| s.figures.rows),
+            Some(2)
+        );
+        assert!(resealed(0, 3).expect("all rows were damaged").is_uploaded());
+        assert!(resealed(4, 3).is_err());
+        assert!(resealed(2, 2).is_err());
     }
 
     #[test]

@@ -19,6 +19,9 @@ pub(crate) struct Picture<'a> {
     sink: &'a SinkNode,
 }
 
+/// A source and one of its sinks.
+pub(crate) type Definitions<'a> = (&'a Arc<Versioned<Source>>, &'a Arc<Versioned<Sink>>);
+
 /// What is known of the rows of a file that is being written. The rows of a slice that is neither sealed nor reported by
 /// its writer are not in it: figures lag, they never lead. Nor are those of a slice that was moved here because it was late,
 /// as long as it is late: the file would be due for rows that it would have to wait for.
@@ -36,9 +39,7 @@ impl<'a> Picture<'a> {
     }
 
     /// The definitions, when both exist. Those of deleted entities do.
-    pub(crate) fn definitions(
-        &self,
-    ) -> Option<(&'a Arc<Versioned<Source>>, &'a Arc<Versioned<Sink>>)> {
+    pub(crate) fn definitions(&self) -> Option<Definitions<'a>> {
         Some((self.source.source.as_ref()?, self.sink.sink.as_ref()?))
     }
 

@@ -1,6 +1,6 @@
 //! Puts the chosen components together, in the order in which they depend on each other, and takes them apart in reverse.
 //!
-//! Start: data directory and state → ports → mirror → coordinator → writer → reader → API → HTTP source.
+//! Start: data directory and state → ports → mirror → writer → coordinator → reader → API → HTTP source.
 //! Stop: HTTP source (finish what was accepted) → API → coordinator → reader → writer (commit, keep slices open) → lease and
 //! mirror → state → admin port. Every phase has a deadline; one that is over it is logged and the next one runs.
 //!
@@ -210,16 +210,17 @@ async fn start(
     let targets = ground::open_targets(config, &common.clock, components).await?;
     let direct = Direct::new();
     common.register(components, &addresses).await?;
+    // Before the coordinator, which otherwise would find no live volume at first.
+    let writer = match has(Component::StorageWriter) {
+        true => Some(common.writer(config, direct.clone()).await?),
+        false => None,
+    };
     let coordinator = match has(Component::StorageCoordinator) {
         true => Some(
             common
                 .coordinator(config, staging.clone(), targets.clone())
                 .await?,
         ),
-        false => None,
-    };
-    let writer = match has(Component::StorageWriter) {
-        true => Some(common.writer(config, direct.clone()).await?),
         false => None,
     };
     let reader = match (&writer, has(Component::StorageReader)) {

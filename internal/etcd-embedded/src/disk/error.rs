@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-/// The server cannot be opened. Nothing was changed on disk.
+/// The server cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The directory cannot be created, read or written.
@@ -62,9 +62,9 @@ pub enum OpenError {
 
 impl OpenError {
     /// Sorts out what an error of the database means for whoever opens it.
-    pub(crate) fn storage(path: &Path, error: redb::Error) -> Self {
+    pub(crate) fn storage(path: &Path, error: impl Into<redb::Error>) -> Self {
         let path = path.to_owned();
-        match error {
+        match error.into() {
             redb::Error::DatabaseAlreadyOpen => Self::AlreadyOpen {
                 path: path.parent().map(Path::to_owned).unwrap_or(path),
             },

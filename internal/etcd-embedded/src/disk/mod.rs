@@ -1,27 +1,32 @@
 //! What is on disk: one redb file with the changes since the last compaction and a few facts about the server.
 //!
-//! Table `changes`: (revision, position) → row (see [`row`]). Table `meta`: name → number; `format` is the version of this
-//! layout, `compacted` the revision of the last compaction, `cluster` and `member` the identity, `boots` the number of
-//! openings. The newest revision is the one of the last row, which compaction never removes.
+//! Table `changes`: (revision, position) → row (see [`row`]). Table `meta`: name → number; `format` is the version
+//! of this layout, `compacted` the revision of the last compaction, `cluster` and `member` the identity, `boots` the
+//! number of openings. The newest revision is the one of the last row, which compaction never removes.
 //!
 //! The file is created under another name and renamed when it is complete, so a crash during the creation leaves
 //! nothing that looks like a damaged store.
 //!
-//! Commits are redb's default: one sync, checksums over everything. After an unclean stop redb therefore verifies the whole
-//! file when it is opened: measured 2 ms for 1 MB, 23 ms for 17 MB, 127 ms for 135 MB, and compaction bounds the file.
-//! "Quick repair" would save two thirds of that at the price of a second sync and 70 % of the latency of every commit.
+//! Commits are redb's default: one sync, checksums over everything. The whole file is verified whenever it is opened,
+//! by redb itself after an unclean stop: measured 2 ms for 1 MB, 23 ms for 17 MB, 127 ms for 135 MB, and compaction
+//! bounds the file. "Quick repair" would save two thirds of that after a crash, and make every commit 70 % slower (a
+//! second sync).
 
 mod error;
 mod row;
 
 pub use error::OpenError;
 
+use std::cell::Cell;
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
 
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{
+    Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition,
+};
 
 use crate::directory::{self, DirectoryLock};
 use crate::mvcc::{Change, RowId};
@@ -77,9 +82,10 @@ pub(crate) struct Compaction {
 /// The open file. The directory is held until it is closed.
 #[derive(Debug)]
 pub(crate) struct Disk {
-    database: Database,
+    /// Taken when it is closed.
+    database: Option<Database>,
     path: PathBuf,
-    // Dropped last: nobody else may open the file before redb has closed it.
+    // Dropped after the database: nobody else may open the file before redb has closed it.
     _directory: DirectoryLock,
 }
 
@@ -102,7 +108,7 @@ impl Disk {
         }
         let (database, contents) = open_and_read(&path)?;
         let disk = Self {
-            database,
+            database: Some(database),
             path,
             _directory: lock,
         };
@@ -112,7 +118,11 @@ impl Disk {
     /// Makes the batch durable: all of it or, after an error, possibly none of it. After an error nothing more can be
     /// written.
     pub(crate) fn commit(&self, batch: &Batch) -> Result<(), redb::Error> {
-        let transaction = self.database.begin_write()?;
+        let database = self
+            .database
+            .as_ref()
+            .expect("the database is open until it is dropped");
+        let transaction = database.begin_write()?;
         {
             let mut changes = transaction.open_table(CHANGES)?;
             for change in &batch.changes {
@@ -140,8 +150,18 @@ impl Disk {
     }
 }
 
-/// Runs `open`, which reads a file that may be damaged. redb checks what it reads, but not so thoroughly that no damage can
-/// make it panic.
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let database = self.database.take();
+        // Closing writes once more. Everything acknowledged is durable before that, so a failure loses nothing.
+        if catch_unwind(AssertUnwindSafe(|| drop(database))).is_err() {
+            tracing::error!(file = %self.path.display(), "state store could not be closed");
+        }
+    }
+}
+
+/// Runs `open`, which reads a file that may be damaged. redb checks what it reads, but not so thoroughly that no damage
+/// can make it panic.
 pub(crate) fn guard<T>(
     dir: &Path,
     open: impl FnOnce() -> Result<T, OpenError>,
@@ -186,31 +206,29 @@ fn write_empty(path: &Path) -> Result<(), redb::Error> {
 }
 
 fn open_and_read(path: &Path) -> Result<(Database, Contents), OpenError> {
-    let database = Database::builder()
+    let failed = |error: redb::DatabaseError| OpenError::storage(path, error);
+    let verified = Rc::new(Cell::new(false));
+    let repairing = Rc::clone(&verified);
+    let mut database = Database::builder()
         .set_cache_size(CACHE_BYTES)
-        .set_repair_callback(|_| {
-            tracing::info!("state store was not closed cleanly; checking it");
-        })
+        .set_repair_callback(move |_| repairing.set(true))
         .open(path)
-        .map_err(|error| OpenError::storage(path, error.into()))?;
+        .map_err(failed)?;
+    if verified.get() {
+        tracing::info!("state store was not closed cleanly and has been checked");
+    } else if !database.check_integrity().map_err(failed)? {
+        tracing::error!(file = %path.display(), "state store was damaged and has been repaired");
+    }
     let contents = read(&database, path)?;
     Ok((database, contents))
 }
 
 fn read(database: &Database, path: &Path) -> Result<Contents, OpenError> {
-    let failed = |error: redb::Error| OpenError::storage(path, error);
-    let damaged = |reason: String| OpenError::Damaged {
-        path: path.to_owned(),
-        reason,
-    };
-    let transaction = database.begin_read().map_err(|e| failed(e.into()))?;
-    let meta = transaction.open_table(META).map_err(|e| failed(e.into()))?;
-    let number = |key: &str| -> Result<Option<i64>, OpenError> {
-        let found = meta.get(key).map_err(|e| failed(e.into()))?;
-        Ok(found.map(|value| value.value()))
-    };
-    let required = |key: &str| number(key)?.ok_or_else(|| damaged(format!("`{key}` is missing")));
-    let format = required(KEY_FORMAT)?;
+    let transaction = database
+        .begin_read()
+        .map_err(|error| OpenError::storage(path, error))?;
+    let meta = Meta::read(&transaction, path)?;
+    let format = meta.required(KEY_FORMAT)?;
     if format != FORMAT {
         return Err(OpenError::UnknownFormat {
             path: path.to_owned(),
@@ -218,25 +236,60 @@ fn read(database: &Database, path: &Path) -> Result<Contents, OpenError> {
             supported: FORMAT,
         });
     }
-    let identity = Identity {
-        cluster: required(KEY_CLUSTER)?.cast_unsigned(),
-        member: required(KEY_MEMBER)?.cast_unsigned(),
-        boots: required(KEY_BOOTS)?.cast_unsigned(),
-    };
+    Ok(Contents {
+        identity: Identity {
+            cluster: meta.required(KEY_CLUSTER)?.cast_unsigned(),
+            member: meta.required(KEY_MEMBER)?.cast_unsigned(),
+            boots: meta.required(KEY_BOOTS)?.cast_unsigned(),
+        },
+        compacted: meta.number(KEY_COMPACTED)?,
+        changes: read_changes(&transaction, path)?,
+    })
+}
+
+fn read_changes(transaction: &ReadTransaction, path: &Path) -> Result<Vec<Change>, OpenError> {
+    let failed = |error: redb::StorageError| OpenError::storage(path, error);
     let table = transaction
         .open_table(CHANGES)
-        .map_err(|e| failed(e.into()))?;
+        .map_err(|error| OpenError::storage(path, error))?;
     let mut changes = Vec::new();
-    for entry in table.iter().map_err(|e| failed(e.into()))? {
-        let (id, bytes) = entry.map_err(|e| failed(e.into()))?;
+    for entry in table.iter().map_err(failed)? {
+        let (id, bytes) = entry.map_err(failed)?;
         let (revision, position) = id.value();
-        let change = row::decode((revision, position), bytes.value())
-            .map_err(|reason| damaged(format!("revision {revision}.{position}: {reason}")))?;
-        changes.push(change);
+        let change = row::decode((revision, position), bytes.value());
+        changes.push(change.map_err(|reason| OpenError::Damaged {
+            path: path.to_owned(),
+            reason: format!("revision {revision}.{position}: {reason}"),
+        })?);
     }
-    Ok(Contents {
-        identity,
-        compacted: number(KEY_COMPACTED)?,
-        changes,
-    })
+    Ok(changes)
+}
+
+/// The facts about the server.
+struct Meta<'a> {
+    table: ReadOnlyTable<&'static str, i64>,
+    path: &'a Path,
+}
+
+impl<'a> Meta<'a> {
+    fn read(transaction: &ReadTransaction, path: &'a Path) -> Result<Self, OpenError> {
+        let table = transaction
+            .open_table(META)
+            .map_err(|error| OpenError::storage(path, error))?;
+        Ok(Self { table, path })
+    }
+
+    fn number(&self, key: &str) -> Result<Option<i64>, OpenError> {
+        let found = self.table.get(key);
+        found
+            .map(|found| found.map(|number| number.value()))
+            .map_err(|error| OpenError::storage(self.path, error))
+    }
+
+    fn required(&self, key: &str) -> Result<i64, OpenError> {
+        self.number(key)?.ok_or_else(|| OpenError::Damaged {
+            path: self.path.to_owned(),
+            reason: format!("`{key}` is missing"),
+        })
+    }
 }

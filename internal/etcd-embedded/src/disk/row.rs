@@ -137,7 +137,11 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(128))]
 
         #[test]
-        fn any_flipped_bit_is_found(value in prop::collection::vec(any::<u8>(), 0..64), at in any::<prop::sample::Index>(), bit in 0u8..8) {
+        fn any_flipped_bit_is_found(
+            value in prop::collection::vec(any::<u8>(), 0..64),
+            at in any::<prop::sample::Index>(),
+            bit in 0u8..8,
+        ) {
             let mut row = encode(&set(&value));
             let index = at.index(row.len());
             row[index] ^= 1u8 << bit;

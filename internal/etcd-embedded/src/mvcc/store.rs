@@ -1,8 +1,8 @@
 //! The versions of all keys, and the history of changes.
 //!
-//! Invariants: `history` is ordered by revision and holds every change with revision ≥ `compacted`; the versions of a key
-//! are in the order of their revisions and hold every change of the key that is in the history plus, when it is older, the
-//! one that was live at `compacted`. A key without versions is not in the map.
+//! Invariants: `history` is ordered by revision and holds every change with revision ≥ `compacted`; the versions of a
+//! key are in the order of their revisions and hold every change of the key that is in the history plus, when it is
+//! older, the one that was live at `compacted`. A key without versions is not in the map.
 //!
 //! The store does not know which revisions are durable: whoever reads names the newest revision it may see.
 

@@ -65,6 +65,22 @@ enum Delivery {
     Filtered,
 }
 
+impl Delivery {
+    fn of(filters: &[i32], filter: WatchFilterType) -> Self {
+        if filters.contains(&(filter as i32)) {
+            Self::Filtered
+        } else {
+            Self::Wanted
+        }
+    }
+}
+
+/// The protocol says: no key means all keys.
+fn watched_range(key: &[u8], range_end: &[u8]) -> KeyRange {
+    let key = if key.is_empty() { &[0] } else { key };
+    KeyRange::new(key, range_end)
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Previous {
     Included,
@@ -185,24 +201,11 @@ impl WatchSession {
         };
         match request.request_union {
             Some(PbWatchRequestUnion::CreateRequest(request)) => {
-                // The protocol says: no key means all keys.
-                let key = if request.key.is_empty() {
-                    &[0]
-                } else {
-                    request.key.as_slice()
-                };
-                let filtered = |filter: WatchFilterType| {
-                    if request.filters.contains(&(filter as i32)) {
-                        Delivery::Filtered
-                    } else {
-                        Delivery::Wanted
-                    }
-                };
                 let watcher = Watcher {
-                    range: KeyRange::new(key, &request.range_end),
+                    range: watched_range(&request.key, &request.range_end),
                     next: request.start_revision,
-                    puts: filtered(WatchFilterType::NoPut),
-                    deletes: filtered(WatchFilterType::NoDelete),
+                    puts: Delivery::of(&request.filters, WatchFilterType::NoPut),
+                    deletes: Delivery::of(&request.filters, WatchFilterType::NoDelete),
                     previous: if request.prev_kv {
                         Previous::Included
                     } else {
@@ -299,16 +302,13 @@ impl WatchSession {
             if events.changes.is_empty() {
                 continue;
             }
-            return Some(PbWatchResponse {
-                header: shared.header(events.next - 1),
-                watch_id: id,
-                events: events
-                    .changes
-                    .iter()
-                    .map(|change| watcher.event(&state.store, change))
-                    .collect(),
-                ..PbWatchResponse::default()
-            });
+            let changes = events.changes.iter();
+            let found = changes
+                .map(|change| watcher.event(&state.store, change))
+                .collect();
+            let mut response = self.answer(id, events.next - 1);
+            response.events = found;
+            return Some(response);
         }
     }
 

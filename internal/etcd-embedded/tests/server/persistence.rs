@@ -11,6 +11,7 @@ use rand::{RngExt, SeedableRng};
 use redb::{Database, TableDefinition};
 use stream_etcd_embedded::{OpenError, Options};
 use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
 
 use crate::conformance::revision;
 use crate::harness::{Running, events, next, open, refusal, spell, within};
@@ -402,12 +403,20 @@ async fn damage_never_panics_and_never_goes_unnoticed() {
             continue;
         };
         drop(server);
-        let running = Running::start(damaged.path()).await;
-        let (pairs, _) = everything(&mut running.client().await).await;
+        let Ok(server) = open(Options::new(damaged.path())).await else {
+            continue;
+        };
+        let endpoint = server.endpoint();
+        let cancel = CancellationToken::new();
+        let task = tokio::spawn(server.run(cancel.clone()));
+        let mut client = endpoint.connect(None).await.expect("it listens");
+        let (pairs, _) = everything(&mut client).await;
         for pair in pairs {
             assert_eq!(pair.value(), "v".repeat(200).as_bytes());
         }
-        running.stop().await;
+        let _ = client.put("another", "v".repeat(200), None).await;
+        cancel.cancel();
+        let _ = within(task).await.expect("no panic");
     }
 }
 

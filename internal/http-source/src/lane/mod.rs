@@ -87,6 +87,15 @@ impl std::fmt::Debug for Lane {
     }
 }
 
+/// When the sender of a record is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Answering {
+    /// When the outcome is known.
+    ByOutcome,
+    /// When the record is in the batch.
+    AtOnce,
+}
+
 /// A record that a lane did not take because it has ended.
 pub(crate) struct Ended(pub Received, pub Reservation);
 
@@ -113,6 +122,7 @@ impl Lane {
         received: Received,
         mapped: &mut Mapped,
         reserved: Reservation,
+        answering: Answering,
         now: Instant,
     ) -> Result<Ticket, Ended> {
         let mut inbox = self.0.inbox.lock();
@@ -143,6 +153,9 @@ impl Lane {
             }
         };
         let ticket = open.push(received, mapped);
+        if answering == Answering::AtOnce {
+            open.acknowledge_latest();
+        }
         let after = open.raw_bytes();
         if after >= TARGET_BATCH_BYTES {
             inbox.close_open_if(|_| true);

@@ -92,6 +92,7 @@ impl Owner {
     /// The task for `lane`, which writes what `source` sends over `link`.
     pub fn new(lane: Lane, source: SourceKey, link: Arc<Link>, around: Surroundings) -> Self {
         let news = around.directory.news();
+        around.metrics.lanes.inc();
         Self {
             lane,
             source,
@@ -114,10 +115,7 @@ impl Owner {
     /// # Cancel safety
     /// Cancelling answers what is left: that it was not taken, or that its outcome is unknown.
     pub async fn run(mut self) {
-        let ending = EndOnDrop(self.lane.clone());
-        self.around.metrics.lanes.inc();
         self.serve().await;
-        drop(ending);
     }
 
     async fn serve(&mut self) {
@@ -226,7 +224,7 @@ impl Owner {
             }
             Some(Err((batch, reason))) => {
                 error!(source = %self.source, %reason, "cannot compress a batch");
-                self.lane.recycle(batch.fail(Failure::Internal));
+                self.fail(batch, Failure::Internal);
                 Err(Obstacle::Settled)
             }
             // The batch has answered its requests when it was dropped by the panic.
@@ -247,7 +245,7 @@ impl Owner {
             Some(State::NoEnabledSink) => Failure::NoEnabledSink,
             None => Failure::NoSource,
         };
-        self.lane.recycle(batch.fail(failure));
+        self.fail(batch, failure);
         Err(Obstacle::Settled)
     }
 
@@ -385,6 +383,16 @@ impl Owner {
         }
     }
 
+    /// Answers that a batch was not written.
+    pub(super) fn fail(&self, batch: Gathered, failure: Failure) {
+        let lost = batch.acknowledged();
+        if lost > 0 {
+            self.around.metrics.lost_records.inc_by(lost);
+            warn!(source = %self.source, volume = %self.link.volume(), records = lost, ?failure, "records accepted into memory were not written");
+        }
+        self.lane.recycle(batch.fail(failure));
+    }
+
     /// Waits for `work`, at most until `limit`. Deadlines of batches are kept meanwhile.
     pub(super) async fn meanwhile<T>(
         &mut self,
@@ -465,21 +473,13 @@ impl Owner {
             } else {
                 Failure::VolumeUnavailable
             };
-            self.lane.recycle(batch.fail(failure));
+            self.fail(batch, failure);
         }
     }
 }
 
-/// Whatever ends the task: the lane must not take records that nobody writes.
-struct EndOnDrop(Lane);
-
-impl Drop for EndOnDrop {
-    fn drop(&mut self) {
-        self.0.end();
-    }
-}
-
 impl Drop for Owner {
+    /// Whatever ends the task: the lane must not take records that nobody writes.
     fn drop(&mut self) {
         self.lane.end();
         self.around.metrics.lanes.dec();

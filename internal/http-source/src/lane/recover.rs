@@ -122,6 +122,11 @@ impl Owner {
         };
         let batch = batch.release(proof);
         match remedy {
+            // Nobody is there any more to send these records again.
+            Remedy::GiveUp(failure) if failure != Failure::Internal && batch.acknowledged() > 0 => {
+                self.hold = Some(Instant::now() + self.next_pause());
+                self.suspects.push_back(Suspect::Unwritten(batch));
+            }
             Remedy::Again => self.suspects.push_back(Suspect::Unwritten(batch)),
             Remedy::AgainLater => {
                 self.hold = Some(Instant::now() + self.next_pause());
@@ -141,7 +146,7 @@ impl Owner {
             }
         };
         if let Err(batch) = elsewhere {
-            self.lane.recycle(batch.fail(failure));
+            self.fail(batch, failure);
         }
     }
 

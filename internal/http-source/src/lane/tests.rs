@@ -389,3 +389,37 @@ async fn a_retired_lane_ends_when_empty_and_can_be_revived_before() {
     rig.task.await.expect("the lane ends");
     assert!(!rig.lane.revive());
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_is_acknowledged_already_is_not_given_up_before_its_deadline() {
+    let rig = Rig::new();
+    rig.route(vec![body_sink("a", 1)], &[slice(1)]);
+    rig.volume.script([Act::Refuse(RefusalReason::DiskFull); 5]);
+    let ticket = rig.append_answering("1", Answering::AtOnce);
+    assert_eq!(ticket.outcome().await.written, WRITTEN);
+    rig.volume.with(|state| state.down = true);
+    rig.link.lose(u64::MAX);
+    let lost = rig.append_answering("2", Answering::AtOnce);
+    assert_eq!(
+        lost.outcome().await.written,
+        Err(Failure::VolumeUnavailable)
+    );
+    assert_eq!(rig.metrics.lost_records.get(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_moves_when_its_volume_is_drained() {
+    let directory = ModelDirectory::new();
+    let rig = Rig::with(ModelVolume::new(1), directory.clone(), 1);
+    let other = Rig::with(ModelVolume::new(2), directory, 2);
+    rig.route(vec![body_sink("a", 1)], &[slice(1)]);
+    rig.append("0").outcome().await;
+    rig.volume.hold();
+    let ticket = rig.append("1");
+    rig.volume.received(2).await;
+    rig.volume.seal(slice(1), None);
+    other.route(vec![body_sink("a", 1)], &[slice(2)]);
+    rig.volume.release();
+    assert_eq!(ticket.outcome().await.written, WRITTEN);
+    assert_eq!(other.volume.rows(slice(2)), quoted(&["1"]));
+}

@@ -276,6 +276,26 @@ async fn a_sink_that_is_created_during_a_deletion_does_not_survive_it() {
 }
 
 #[tokio::test]
+async fn the_first_sink_of_a_source_does_not_survive_it_either() {
+    on_every_server(async |fixture| {
+        let store = &fixture.store;
+        for round in 0..40 {
+            let name = format!("source-{round}");
+            store.create_source(source(&name)).await.expect("created");
+            let key = source_key(&name);
+            let (_, deleted) = tokio::join!(
+                store.create_sink(sink(&name, "first"), None),
+                store.delete_source(&key, switch())
+            );
+            deleted.expect("deleted");
+            let sinks = store.sinks(&key).await.expect("listed");
+            assert!(sinks.iter().all(|sink| sink.value.deleted.is_some()));
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn sink_is_created_together_with_its_file_slices_and_assignment() {
     on_every_server(async |fixture| {
         let store = &fixture.store;

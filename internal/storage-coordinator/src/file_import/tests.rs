@@ -1,6 +1,9 @@
 use stream_model::file::Event;
 
-use super::*;
+use stream_model::Timestamp;
+use stream_model::retry::Retry;
+
+use super::turn::{Decision, decide};
 use crate::fixture::{Scene, Stage, at, figures, file_id, slice_id};
 
 fn decision(scene: &Scene, now: Timestamp) -> Decision {

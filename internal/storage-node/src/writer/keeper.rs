@@ -232,17 +232,26 @@ impl Keeper {
         let Some(old) = slice.value.seal() else {
             return Ok(());
         };
-        if new.figures.rows != old.figures.rows || new.sessions != old.sessions {
+        let (expected, found) = (old.figures.rows, new.figures.rows);
+        let sink = &slice.value.sink;
+        let is_same = (new.figures.bytes, &new.checksum) == (old.figures.bytes, &old.checksum);
+        if found > expected {
             if self.done.lock().reported.insert(id) {
-                let (expected, found) = (old.figures.rows, new.figures.rows);
-                error!(slice = %id, sink = %slice.value.sink, expected, found, "sealed slice is damaged: its rows are not those of its seal");
+                error!(slice = %id, %sink, expected, found, "sealed slice has more rows than its seal says, it is left alone");
             }
-        } else if (new.figures.bytes, &new.checksum) != (old.figures.bytes, &old.checksum) {
+        } else if !is_same {
+            // What was acknowledged to the sessions stays as it was sealed, also where the disk has lost the rows.
+            let sessions = old.sessions.clone();
+            let new = Seal { sessions, ..new };
             self.parts
                 .store
                 .reseal_slice(&slice, new, self.parts.incarnation)
                 .await?;
-            info!(slice = %id, sink = %slice.value.sink, "slice was rebuilt with other bytes and sealed again");
+            if found < expected {
+                error!(slice = %id, %sink, expected, found, "rows of a sealed slice were lost to damage, the others go on");
+            } else {
+                info!(slice = %id, %sink, "slice was rebuilt with other bytes and sealed again");
+            }
         }
         self.done.lock().verified.insert(id);
         Ok(())

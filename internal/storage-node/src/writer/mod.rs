@@ -1,7 +1,7 @@
 //! The storage-writer: the volumes of this machine, open and served.
 //!
 //! For each volume directory one task opens the volume, raises its incarnation, makes it reachable, and keeps it until the
-//! stop: [`keeper`] brings its slices into the state that the records ask for, [`publish`] reports what is on it. A volume
+//! stop: `keeper` brings its slices into the state that the records ask for, `publish` reports what is on it. A volume
 //! that fails is closed, reported, and opened again; the others go on.
 //!
 //! What was accepted survives any stop. An orderly one unregisters the volume first, then lets it finish and commit what it

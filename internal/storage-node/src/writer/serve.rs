@@ -122,6 +122,9 @@ fn log_recovery(label: &str, volume: &Volume, recovery: &Recovery) {
     } else {
         info!(volume = label, %id, slices, rows, elapsed_ms, "volume recovered");
     }
+    for file in &recovery.unknown_files {
+        info!(volume = label, file = %file.display(), "unknown file left alone");
+    }
     for damage in &recovery.damage {
         warn!(volume = label, %damage, "damage found on the volume");
     }

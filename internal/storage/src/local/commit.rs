@@ -5,7 +5,6 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use stream_model::level::Durability;
 use stream_model::{SessionId, SliceId};
@@ -78,8 +77,7 @@ impl Committer {
     pub fn run(mut self) {
         while let Some(ops) = self.shared.queue.next_group() {
             let group = self.admit(ops);
-            if let Err(error) = self.commit(group) {
-                self.shared.fail(error.to_string());
+            if self.commit(group).is_err() {
                 return;
             }
         }
@@ -187,7 +185,12 @@ impl Committer {
                 self.refuse_all(entries, RefusalReason::WriteFailed);
                 Ok(())
             }
-            Err(uncertain @ WriteError::Uncertain { .. }) => Err(uncertain),
+            Err(uncertain @ WriteError::Uncertain { .. }) => {
+                // Before the replies are dropped: whoever learns that the outcome is unknown finds the volume stopped.
+                self.shared.fail(uncertain.to_string());
+                drop(entries);
+                Err(uncertain)
+            }
         }
     }
 
@@ -262,7 +265,7 @@ impl Committer {
                     answers.push(reply);
                 }
                 Entry::Seal { entry, reply } => {
-                    index.seal(entry.slice, entry.successor, segment.number, number);
+                    index.seal(&entry, segment.number, number);
                     self.shared.wait_for_content(entry.slice, reply);
                     self.shared.flush.seal(entry.slice);
                 }
@@ -490,8 +493,7 @@ fn malformed(batch: &Batch) -> Option<&'static str> {
 impl Shared {
     /// Why no batch can be taken at present.
     fn refusal(&self, index: &Index) -> Option<RefusalReason> {
-        let journal_full = index.usage.bytes() > self.max_journal_bytes;
-        let disk_full = self.free_bytes.load(Ordering::Relaxed) < self.reserve_bytes;
-        (journal_full || disk_full).then_some(RefusalReason::DiskFull)
+        self.is_full(index.usage.bytes())
+            .then_some(RefusalReason::DiskFull)
     }
 }

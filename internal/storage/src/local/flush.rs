@@ -465,11 +465,13 @@ impl Shared {
             }
         }
         let index = self.index.lock();
-        self.metrics.observe(
-            index.usage.bytes(),
-            index.slices.len(),
-            self.free_bytes.load(Ordering::Relaxed),
-            self.queue.bytes(),
-        );
+        let journal_bytes = index.usage.bytes();
+        let slices = index.slices.len();
+        drop(index);
+        let free_bytes = self.free_bytes.load(Ordering::Relaxed);
+        self.metrics
+            .observe(journal_bytes, slices, free_bytes, self.queue.bytes());
+        self.metrics
+            .healthy(self.failed().is_none() && !self.is_full(journal_bytes));
     }
 }

@@ -125,6 +125,8 @@ pub(super) struct EntryHeader {
     pub entry: u64,
     /// Number of the commit group; they rise by one. A group is written only after the one before it is durable.
     pub group: u64,
+    /// Position of the entry in its group, from 0. Tells whether what is missing before it was in its own group.
+    pub position: u32,
 }
 
 impl EntryHeader {
@@ -136,6 +138,7 @@ impl EntryHeader {
         bytes[12..16].copy_from_slice(&self.payload_crc.to_le_bytes());
         bytes[16..24].copy_from_slice(&self.entry.to_le_bytes());
         bytes[24..32].copy_from_slice(&self.group.to_le_bytes());
+        bytes[32..36].copy_from_slice(&self.position.to_le_bytes());
         let crc = crc32c::crc32c_append(seed.0, &bytes[..60]);
         bytes[60..].copy_from_slice(&crc.to_le_bytes());
         bytes
@@ -151,7 +154,7 @@ impl EntryHeader {
         let code = input.u8()?;
         input.take(3)?;
         let (payload_len, payload_crc) = (input.u32()?, input.u32()?);
-        let (entry, group) = (input.u64()?, input.u64()?);
+        let (entry, group, position) = (input.u64()?, input.u64()?, input.u32()?);
         let crc = u32::from_le_bytes(bytes[60..].try_into().ok()?);
         if crc != crc32c::crc32c_append(seed.0, &bytes[..60]) || payload_len as usize > MAX_PAYLOAD
         {
@@ -163,6 +166,7 @@ impl EntryHeader {
             payload_crc,
             entry,
             group,
+            position,
         })
     }
 
@@ -176,11 +180,13 @@ impl EntryHeader {
 #[derive(Debug, Default)]
 pub(super) struct GroupBuffer {
     bytes: Vec<u8>,
+    entries: u32,
 }
 
 impl GroupBuffer {
     pub fn clear(&mut self) {
         self.bytes.clear();
+        self.entries = 0;
         // One unusually large group must not pin its memory for ever.
         self.bytes.shrink_to(16 << 20);
     }
@@ -205,12 +211,15 @@ impl GroupBuffer {
         let payload_len = u32::try_from(self.bytes.len() - payload)
             .expect("the queue accepts no batch longer than MAX_PAYLOAD");
         let payload_crc = crc32c::crc32c(&self.bytes[payload..]);
+        let position = self.entries;
+        self.entries += 1;
         let header = EntryHeader {
             kind,
             payload_len,
             payload_crc,
             entry,
             group,
+            position,
         }
         .encode(seed);
         self.bytes[start..payload].copy_from_slice(&header);

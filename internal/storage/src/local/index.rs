@@ -13,6 +13,7 @@ use stream_model::statistics::Figures;
 use stream_model::trigger::Reason;
 use stream_model::{SessionId, SliceId, Timestamp};
 
+use super::format::SealEntry;
 use super::segment::{Segment, Usage};
 use super::volume::{Content, CrossedSlice, SliceSpec};
 use crate::wire::{Opened, Sealed};
@@ -189,17 +190,24 @@ impl Index {
         }
     }
 
-    /// Takes in a committed seal.
-    pub fn seal(&mut self, id: SliceId, successor: Option<SliceId>, segment: u64, entry: u64) {
-        self.usage.record(segment, id, entry);
+    /// Takes in a committed seal. What it says of the sessions counts even when their last entries are damaged: they were
+    /// acknowledged.
+    pub fn seal(&mut self, seal: &SealEntry, segment: u64, entry: u64) {
+        self.usage.record(segment, seal.slice, entry);
         // A slice that never had rows has no compression to keep.
         let slice = self
             .slices
-            .entry(id)
+            .entry(seal.slice)
             .or_insert_with(|| Slice::new(Compression::None));
         slice.last_entry = slice.last_entry.max(entry);
+        for (session, last) in &seal.sessions {
+            let known = slice.sessions.entry(*session).or_default();
+            *known = (*known).max(*last);
+        }
         if slice.stage == Stage::Open {
-            slice.stage = Stage::Sealing { successor };
+            slice.stage = Stage::Sealing {
+                successor: seal.successor,
+            };
         }
     }
 

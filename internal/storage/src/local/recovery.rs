@@ -7,7 +7,7 @@
 //!
 //! What stands behind the place up to which a segment is valid is ignored: those groups were refused, or never answered.
 //! For all segments but the newest, that place is in the header of the segment after it. For the newest it is where the
-//! last whole run of entries ends; a hole inside the last group is a group that was being written when the process ended.
+//! last whole run of entries ends; entries missing from the last group mean that it was being written when the process ended.
 //! Any other hole is damage: it is reported and passed over, and what stands behind it is kept.
 
 use std::collections::{BTreeMap, HashSet};
@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use stream_model::level::Compression;
 use stream_model::{SliceId, VolumeId};
 
 use super::checkpoint::{self, Checkpoint};
@@ -218,15 +219,17 @@ impl Recoverer<'_> {
             Err(error) => return Err(error),
         };
         if len < slice.file_len {
-            let kept = whole_frames(self.disk, path, len, slice)?;
+            let kept = whole_frames(self.disk, path, len, slice.compression)?;
             self.report.damage.push(Damage {
                 file: path.to_owned(),
-                from: kept,
+                from: kept.bytes,
                 to: slice.file_len,
-                rows: None,
+                rows: Some(slice.figures.rows.saturating_sub(kept.rows)),
                 what: "the end of a slice file is missing",
             });
-            slice.file_len = kept;
+            slice.file_len = kept.bytes;
+            slice.figures.rows = kept.rows;
+            slice.figures.raw_bytes = kept.raw_bytes;
         }
         Ok(())
     }
@@ -320,10 +323,15 @@ impl Recoverer<'_> {
         let last_group = scan.entries.last().map_or(0, |entry| entry.header.group);
         let mut end = BLOCK;
         for (position, entry) in scan.entries.iter().enumerate() {
-            let hole = entry.offset - entry.hole_before;
             if entry.hole_before > 0 {
-                // The last group of the newest segment may never have been finished.
-                if newest && entry.header.group == last_group {
+                let hole = entry.offset - entry.hole_before;
+                let (own, others) = entry.missing;
+                // The last group of the newest segment may never have been finished; every other one was.
+                let unfinished = newest && entry.header.group == last_group && own > 0;
+                if !unfinished || others > 0 {
+                    self.damaged(segment, hole, entry.offset);
+                }
+                if unfinished {
                     tracing::info!(
                         segment = segment.number,
                         offset = hole,
@@ -332,7 +340,6 @@ impl Recoverer<'_> {
                     );
                     return Ok(hole);
                 }
-                self.damaged(segment, hole, entry.offset);
             }
             self.take(segment, &bytes, entry);
             end = entry.offset + entry.header.stride();
@@ -371,8 +378,7 @@ impl Recoverer<'_> {
                     .get(&seal.slice)
                     .map(|slice| slice.flushed_entry);
                 if known.is_none_or(|flushed| number > flushed) {
-                    self.index
-                        .seal(seal.slice, seal.successor, segment.number, number);
+                    self.index.seal(&seal, segment.number, number);
                 }
             }),
             Kind::Release => format::decode_release(payload).map(|slice| {
@@ -439,32 +445,84 @@ fn read_block(file: &dyn DiskFile, size: u64) -> Option<Vec<u8>> {
     Some(block)
 }
 
-/// The length of the whole frames at the start of a file that lost its end.
-fn whole_frames(disk: &dyn Disk, path: &Path, len: u64, slice: &Slice) -> io::Result<u64> {
-    use stream_model::level::Compression;
+/// What is left of a slice file that lost its end.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Kept {
+    bytes: u64,
+    rows: u64,
+    raw_bytes: u64,
+}
 
+impl Kept {
+    fn add(&mut self, bytes: usize, raw: &[u8]) {
+        self.bytes += bytes as u64;
+        self.rows += count_rows(raw);
+        self.raw_bytes += raw.len() as u64;
+    }
+}
+
+/// The whole frames at the start of a file that lost its end.
+fn whole_frames(
+    disk: &dyn Disk,
+    path: &Path,
+    len: u64,
+    compression: Compression,
+) -> io::Result<Kept> {
+    let mut kept = Kept::default();
     if len == 0 {
-        return Ok(0);
+        return Ok(kept);
     }
     let bytes = disk.read(path)?;
-    Ok(match slice.compression {
+    match compression {
         Compression::Zstd { .. } => {
-            let mut end = 0;
-            while let Ok(frame) = zstd::zstd_safe::find_frame_compressed_size(&bytes[end..]) {
-                if frame == 0 || end + frame > bytes.len() {
+            let mut rest = &bytes[..];
+            while let Ok(length) = zstd::zstd_safe::find_frame_compressed_size(rest) {
+                let Some((frame, tail)) = rest.split_at_checked(length) else {
+                    break;
+                };
+                let Ok(raw) = zstd::decode_all(frame) else {
+                    break;
+                };
+                if frame.is_empty() {
                     break;
                 }
-                end += frame;
+                kept.add(frame.len(), &raw);
+                rest = tail;
             }
-            end as u64
         }
-        Compression::None => bytes
-            .iter()
-            .rposition(|b| *b == b'\n')
-            .map_or(0, |at| at as u64 + 1),
+        Compression::None => {
+            let end = end_of_rows(&bytes);
+            kept.add(end, &bytes[..end]);
+        }
         // The end of a gzip member is not found without unpacking it; the whole file is given up.
-        Compression::Gzip { .. } => 0,
-    })
+        Compression::Gzip { .. } => {}
+    }
+    Ok(kept)
+}
+
+/// Where the last whole row ends. A line break inside quotes belongs to a value.
+fn end_of_rows(csv: &[u8]) -> usize {
+    let (mut quoted, mut end) = (false, 0);
+    for (at, byte) in csv.iter().enumerate() {
+        match byte {
+            b'"' => quoted = !quoted,
+            b'\n' if !quoted => end = at + 1,
+            _ => {}
+        }
+    }
+    end
+}
+
+fn count_rows(csv: &[u8]) -> u64 {
+    let (mut quoted, mut rows) = (false, 0);
+    for byte in csv {
+        match byte {
+            b'"' => quoted = !quoted,
+            b'\n' if !quoted => rows += 1,
+            _ => {}
+        }
+    }
+    rows
 }
 
 /// A valid entry in the bytes of a segment.
@@ -474,6 +532,8 @@ struct ScannedEntry {
     offset: u64,
     /// Bytes before it that should have been entries and are not; 0 for none.
     hole_before: u64,
+    /// Entries missing in the hole: of its own group, and of groups before it (where that is not known, 0).
+    missing: (u64, u64),
 }
 
 impl ScannedEntry {
@@ -508,8 +568,9 @@ fn scan(bytes: &[u8], seed: Seed) -> Scan {
             at += format::ALIGN;
             continue;
         };
+        let missing = missing_before(&header, previous.as_ref());
         let complete = match previous {
-            Some(previous) => header.entry == previous.entry + 1,
+            Some(_) => missing == (0, 0),
             None => at == BLOCK as usize,
         };
         let hole_before = if complete { 0 } else { (at - expected) as u64 };
@@ -517,12 +578,27 @@ fn scan(bytes: &[u8], seed: Seed) -> Scan {
             header,
             offset: at as u64,
             hole_before,
+            missing,
         });
         at += header.stride() as usize;
         expected = at;
         previous = Some(header);
     }
     scan
+}
+
+/// How many entries are missing between two valid ones: of the later one's group, and of groups before it.
+fn missing_before(entry: &EntryHeader, previous: Option<&EntryHeader>) -> (u64, u64) {
+    let Some(previous) = previous else {
+        return (entry.position.into(), 0);
+    };
+    let all = entry.entry - previous.entry - 1;
+    let own = if previous.group == entry.group {
+        all
+    } else {
+        u64::from(entry.position).min(all)
+    };
+    (own, all - own)
 }
 
 #[cfg(test)]
@@ -605,6 +681,13 @@ mod tests {
         let (old, _) = segment(&[3, 1, 5]);
         let other = Seed::new(VolumeId::from_bytes([1; 16]), 2);
         assert!(scan(&old, other).entries.is_empty());
+    }
+
+    #[test]
+    fn rows_are_counted_outside_of_quotes() {
+        let csv = b"\"a\nb\",\"c\"\n\"say \"\"x\"\"\n\",\"\"\n\"cut\n";
+        assert_eq!(count_rows(csv), 2);
+        assert_eq!(end_of_rows(csv), csv.len() - 5);
     }
 
     #[test]

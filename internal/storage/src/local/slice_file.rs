@@ -1,7 +1,9 @@
 //! From committed frames in the journal to the bytes of a slice file.
 //!
-//! Many small frames compress badly, so runs of them are unpacked and packed again as one. Where a run ends depends only on
-//! the frames, never on time: what a rebuild after a crash writes is what was there before.
+//! Many small frames compress badly, so runs of them are unpacked and packed again as one. A run ends when it is long enough,
+//! when the slice is sealed, or when a checkpoint syncs the file. A rebuild after a crash starts from the newest checkpoint,
+//! so it ends runs where they ended before and writes the same bytes. (Only when it has to start from the checkpoint before
+//! that, or with another version of the compression library, are the bytes different, and the slice is sealed anew.)
 
 use std::io;
 

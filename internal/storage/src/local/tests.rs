@@ -610,6 +610,71 @@ async fn checkpoints_bound_the_journal_and_a_damaged_one_costs_nothing() {
 }
 
 #[tokio::test]
+async fn a_slice_file_that_lost_its_end_keeps_its_whole_frames_and_counts_them() {
+    let fixture = Fixture {
+        checkpoint_bytes: 1 << 20,
+        ..Fixture::new()
+    };
+    let volume = fixture.undamaged();
+    volume.open_slice(spec(slice(1)));
+    let connection = volume.connect(SESSION).expect("open");
+    let mut rng = StdRng::seed_from_u64(8);
+    let rows: Vec<String> = (0..60).map(|_| noise(&mut rng, 60_000)).collect();
+    for (seq, row) in (1..).zip(&rows) {
+        assert_eq!(
+            connection.append(one(slice(1), seq, row)).await,
+            Ok(Answer::Committed)
+        );
+    }
+    volume.abandon().await;
+    let file = volume.slice_path(slice(1));
+    let len = std::fs::metadata(&file)
+        .expect("a checkpoint wrote it")
+        .len();
+    let cut = std::fs::OpenOptions::new()
+        .write(true)
+        .open(&file)
+        .expect("opens");
+    cut.set_len(100_000.min(len / 2)).expect("cut");
+    let (volume, recovery) = fixture.open();
+    assert_eq!(recovery.damage.len(), 1, "{:?}", recovery.damage);
+    let lost = recovery.damage[0].rows.expect("they were counted");
+    let left = sealed_rows(&volume, slice(1)).await;
+    assert_eq!(left.len() as u64 + lost, 60);
+    assert!(lost > 0 && !left.is_empty());
+    // What is left is whole rows, in order.
+    let mut remaining = rows.iter();
+    assert!(left.iter().all(|row| remaining.any(|r| r == row)));
+    volume.stop().await;
+}
+
+#[tokio::test]
+async fn a_seal_keeps_its_word_on_sessions_whose_last_entry_is_damaged() {
+    let fixture = Fixture::new();
+    let volume = fixture.undamaged();
+    volume.open_slice(spec(slice(1)));
+    let connection = volume.connect(SESSION).expect("open");
+    for seq in 1..=3 {
+        assert_eq!(
+            connection.append(one(slice(1), seq, "row")).await,
+            Ok(Answer::Committed)
+        );
+    }
+    let before = volume.seal(slice(1), None).await.expect("sealed");
+    volume.abandon().await;
+    let segment = fixture.dir.path().join("journal/0000000000000001.segment");
+    let mut bytes = std::fs::read(&segment).expect("readable");
+    bytes[3 * 4096 + 70] ^= 1;
+    std::fs::write(&segment, bytes).expect("written");
+    let (volume, recovery) = fixture.open();
+    assert_eq!(recovery.damage.len(), 1, "{:?}", recovery.damage);
+    let after = volume.seal(slice(1), None).await.expect("sealed");
+    assert_eq!((after.figures.rows, &after.sessions), (2, &before.sessions));
+    assert_eq!(rows_of(&volume, slice(1), &after), ["row", "row"]);
+    volume.stop().await;
+}
+
+#[tokio::test]
 async fn a_flipped_bit_costs_one_entry_and_is_reported() {
     let fixture = Fixture::new();
     let volume = fixture.undamaged();

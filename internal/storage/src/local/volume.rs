@@ -264,6 +264,12 @@ impl Shared {
         self.failed.get().map(String::as_str)
     }
 
+    /// Whether batches are refused for lack of room, on the disk or in the journal.
+    pub fn is_full(&self, journal_bytes: u64) -> bool {
+        journal_bytes > self.max_journal_bytes
+            || self.free_bytes.load(Ordering::Relaxed) < self.reserve_bytes
+    }
+
     /// Stops the volume for good: nothing that waits is answered, so its outcome is unknown to whoever sent it.
     pub fn fail(&self, reason: String) {
         tracing::error!(volume = %self.label, reason = %reason, "the volume failed and takes nothing more");
@@ -516,7 +522,7 @@ impl Volume {
         let shared = &self.0.shared;
         let journal_bytes = shared.index.lock().usage.bytes();
         let free_bytes = shared.free_bytes.load(Ordering::Relaxed);
-        let full = journal_bytes > shared.max_journal_bytes || free_bytes < shared.reserve_bytes;
+        let full = shared.is_full(journal_bytes);
         let health = match shared.failed() {
             Some(reason) => Health::Failed(reason.to_owned()),
             None if full => Health::Full,
