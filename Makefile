@@ -35,6 +35,11 @@ test: protoc ## Run all tests
 	$(CARGO) build --workspace --locked --bins --tests
 	$(CARGO) test --workspace --locked $(ARGS)
 
+.PHONY: test-etcd
+test-etcd: protoc ## Run the tests of the state against a real, empty etcd: STREAM_TEST_ETCD_ENDPOINT=http://…
+	@test -n "$$STREAM_TEST_ETCD_ENDPOINT" || { echo "set STREAM_TEST_ETCD_ENDPOINT to the URL of an etcd that may be written to"; exit 1; }
+	$(CARGO) test --locked --package stream-etcd-embedded --package stream-state $(ARGS) -- --include-ignored
+
 .PHONY: lint
 lint: protoc ## Check formatting, lints and (where installed) dependencies
 	$(CARGO) fmt --all --check

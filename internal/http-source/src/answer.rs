@@ -169,9 +169,11 @@ pub(crate) fn answer(reports: &[Report], detail: Detail) -> Answer {
         (Some(failure), None) if detail == Detail::Short && !has_rejections => {
             failure.refusal().answer()
         }
-        (_, weakest) => {
+        _ => {
             let mut answer = verbose(reports);
-            if let Some(durability) = weakest {
+            // A class is promised only where a sink holds the record.
+            let held = reports.iter().filter(|report| report.is_held());
+            if let Some(durability) = held.filter_map(|report| report.written.ok()).max() {
                 answer
                     .headers_mut()
                     .insert(DURABILITY, durability_value(durability));

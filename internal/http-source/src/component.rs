@@ -130,7 +130,7 @@ impl HttpSource {
             metrics: Arc::clone(&metrics),
             stop: lane_tasks.token(),
         };
-        let news = routes.news();
+        let directory = Arc::clone(&routes) as Arc<dyn Directory>;
         let mut feed = Feed::new(routes, lanes, around);
         feed.refresh();
         spawn(&feed_tasks, "routes", feed.run(feed_tasks.token()));
@@ -138,7 +138,7 @@ impl HttpSource {
         let admission = Admission::new(bytes(config.in_flight_bytes));
         let receiver = Arc::new(Receiver {
             table,
-            dispatcher: Dispatcher::new(mapper, Arc::clone(&metrics), news, timeout),
+            dispatcher: Dispatcher::new(mapper, Arc::clone(&metrics), directory, timeout),
             admission: admission.clone(),
             clock,
             metrics: Arc::clone(&metrics),

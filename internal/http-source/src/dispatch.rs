@@ -14,11 +14,13 @@ use crate::completion::{Failure, Ticket};
 use crate::lane::{Answering, Ended};
 use crate::mapper::{Mapped, Mapper, Received, Rejection};
 use crate::metrics::Metrics;
-use crate::route::{Plan, Ready, Route, State, VolumeRoute};
+use crate::route::{Directory, Plan, Ready, Route, State, VolumeRoute};
 use crate::table::Entry;
 
 /// How long a request waits for the news of a slice before it is refused.
 const MAX_WAIT_FOR_SLICE: Duration = Duration::from_secs(2);
+/// How long a request waits for routes that are behind what the process has heard.
+const MAX_WAIT_FOR_ROUTES: Duration = Duration::from_secs(1);
 
 /// What became of a record in one source.
 #[derive(Debug)]
@@ -33,10 +35,19 @@ pub(crate) struct Report {
     pub rejections: Vec<Rejection>,
 }
 
+impl Report {
+    /// Whether some sink of the source holds the record.
+    pub fn is_held(&self) -> bool {
+        let sinks = self.plan.as_ref().map_or(0, |plan| plan.sinks.len());
+        self.written.is_ok() && self.rejections.len() < sinks
+    }
+}
+
 /// Brings records into batches.
 pub(crate) struct Dispatcher {
     mapper: Arc<Mapper>,
     metrics: Arc<Metrics>,
+    directory: Arc<dyn Directory>,
     news: watch::Receiver<i64>,
     max_wait: Duration,
 }
@@ -55,19 +66,33 @@ struct NotNow {
 }
 
 impl Dispatcher {
-    /// `news` changes with the routes; `request_timeout` bounds how long a request waits for one.
+    /// `request_timeout` bounds how long a request waits for a route in `directory`.
     pub fn new(
         mapper: Arc<Mapper>,
         metrics: Arc<Metrics>,
-        news: watch::Receiver<i64>,
+        directory: Arc<dyn Directory>,
         request_timeout: Duration,
     ) -> Self {
         Self {
             mapper,
             metrics,
-            news,
+            news: directory.news(),
+            directory,
             max_wait: request_timeout.min(MAX_WAIT_FOR_SLICE),
         }
+    }
+
+    /// Waits until the routes have what this process had heard of when the request came. Whoever was told by the API of
+    /// this process that a sink exists may rely on it: the next record is for that sink too.
+    pub async fn catch_up(&self) {
+        let heard = self.directory.heard();
+        if *self.news.borrow() >= heard {
+            return;
+        }
+        let mut news = self.news.clone();
+        let caught_up = news.wait_for(|revision| *revision >= heard);
+        // Routes that are late are better than none.
+        let _ = tokio::time::timeout(MAX_WAIT_FOR_ROUTES, caught_up).await;
     }
 
     /// Writes a record to sources and waits for the outcomes.

@@ -151,25 +151,8 @@ impl Process {
         let direct = Direct::new();
         direct.add(volume.clone());
         let shutdown = Shutdown::new();
-        let local = SocketAddr::from(([127, 0, 0, 1], 0));
-        let deps = Deps {
-            mirror: mirror.clone(),
-            transport: Arc::new(direct.clone()),
-            clock: Arc::new(SystemClock),
-            registry: Registry::new(),
-            listener: Listener::bind(local, "the test", "test.listen")
-                .await
-                .expect("port 0"),
-            ready: Readiness::new().register("http-source"),
-            shutdown: shutdown.clone(),
-            session: SESSION,
-            seed: 1,
-        };
-        let source = HttpSource::start(Config::default(), deps)
-            .await
-            .expect("starts");
-        let (source, ids) = (Some(source), 0);
-        Self {
+        let (source, ids) = (None, 0);
+        let mut process = Self {
             store,
             mirror,
             direct,
@@ -180,7 +163,30 @@ impl Process {
             background,
             stop,
             ids,
-        }
+        };
+        // First, so that the routes are complete when the first request comes.
+        process.define().await;
+        process.serve().await;
+        process
+    }
+
+    async fn serve(&mut self) {
+        let local = SocketAddr::from(([127, 0, 0, 1], 0));
+        let deps = Deps {
+            mirror: self.mirror.clone(),
+            transport: Arc::new(self.direct.clone()),
+            clock: Arc::new(SystemClock),
+            registry: Registry::new(),
+            listener: Listener::bind(local, "the test", "test.listen")
+                .await
+                .expect("port 0"),
+            ready: Readiness::new().register("http-source"),
+            shutdown: self.shutdown.clone(),
+            session: SESSION,
+            seed: 1,
+        };
+        let source = HttpSource::start(Config::default(), deps).await;
+        self.source = Some(source.expect("starts"));
     }
 
     fn open_volume(dir: &std::path::Path) -> Volume {
@@ -372,7 +378,6 @@ async fn client(address: SocketAddr, number: usize, enough: CancellationToken) -
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_record_is_in_both_sinks_once_through_rotations_and_a_crash_of_the_volume() {
     let mut process = Process::start().await;
-    process.define().await;
     let address = process.source.as_ref().expect("it runs").local_addr();
     let mut clients = JoinSet::new();
     let enough = CancellationToken::new();

@@ -55,6 +55,10 @@ impl Directory for Routes {
     fn news(&self) -> watch::Receiver<i64> {
         self.news.subscribe()
     }
+
+    fn heard(&self) -> i64 {
+        self.mirror.revision()
+    }
 }
 
 fn fate(slice: &Slice, session: SessionId) -> Fate {

@@ -149,6 +149,7 @@ impl Receiver {
                 },
                 &Method::POST,
             ) => {
+                self.dispatcher.catch_up().await;
                 let sources = self.find(project, source, secret)?;
                 self.take(request, &sources).await
             }

@@ -148,6 +148,9 @@ pub(crate) trait Directory: Send + Sync {
     /// What became of a slice.
     fn fate(&self, slice: SliceId, session: SessionId) -> Fate;
 
-    /// Changes whenever an answer of the other two may have changed.
+    /// Changes whenever an answer of the other two may have changed. Holds the revision that they answer from.
     fn news(&self) -> watch::Receiver<i64>;
+
+    /// The newest revision that this process has heard of. The answers follow it within a moment.
+    fn heard(&self) -> i64;
 }

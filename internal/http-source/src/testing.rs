@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -358,6 +359,8 @@ impl Transport for ModelVolume {
 pub(crate) struct ModelDirectory {
     pub table: Arc<Table>,
     pub fates: Mutex<HashMap<SliceId, Fate>>,
+    /// Revisions that are heard of and not in the table yet.
+    pub ahead: AtomicI64,
     news: watch::Sender<i64>,
 }
 
@@ -367,6 +370,7 @@ impl ModelDirectory {
         Arc::new(Self {
             table: Arc::default(),
             fates: Mutex::default(),
+            ahead: AtomicI64::new(0),
             news,
         })
     }
@@ -397,6 +401,10 @@ impl Directory for ModelDirectory {
 
     fn news(&self) -> watch::Receiver<i64> {
         self.news.subscribe()
+    }
+
+    fn heard(&self) -> i64 {
+        *self.news.borrow() + self.ahead.load(Ordering::SeqCst)
     }
 }
 

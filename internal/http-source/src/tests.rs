@@ -3,8 +3,10 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper::body::{Body, Frame, Incoming};
 use hyper::service::service_fn;
@@ -20,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::dispatch::Dispatcher;
 use crate::receive::{Receiver, RequestIds};
-use crate::route::{Directory, PlannedSink, Ready, Route, State, Target};
+use crate::route::{PlannedSink, Ready, Route, State, Target};
 use crate::testing::{
     Act, Rig, SESSION, TIMEOUT, body_sink, path_sink, route_on, sink, slice, source, target,
     volume_id,
@@ -48,7 +50,7 @@ impl Server {
         let metrics = Arc::clone(&rig.metrics);
         let receiver = Arc::new(Receiver {
             table: Arc::clone(&rig.directory.table),
-            dispatcher: Dispatcher::new(mapper, metrics, rig.directory.news(), TIMEOUT),
+            dispatcher: Dispatcher::new(mapper, metrics, Arc::clone(&rig.directory) as _, TIMEOUT),
             admission: rig.admission.clone(),
             clock: Arc::new(stream_model::time::ManualClock::new(
                 Timestamp::from_millis(0),
@@ -224,6 +226,7 @@ async fn a_record_that_no_sink_takes_is_not_sent_at_all() {
     let no_json = ("content-type", "text/plain");
     let refused = server.request("POST", PATH, no_json, "x").await;
     assert_eq!(refused.error(), error(415, "unsupportedMediaType"));
+    assert_eq!(refused.header("x-stream-durability"), None);
     assert_eq!(
         server.post("{").await.error(),
         error(422, "unprocessableContent")
@@ -402,6 +405,22 @@ async fn a_request_waits_for_the_news_of_a_slice() {
     };
     let (answer, ()) = tokio::join!(server.post("{}"), announce);
     assert_eq!(answer.status(), 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn routes_catch_up_with_what_the_process_has_heard_before_they_are_used() {
+    let rig = Rig::new();
+    let (mapper, metrics) = (Arc::clone(&rig.mapper), Arc::clone(&rig.metrics));
+    let directory = Arc::clone(&rig.directory) as Arc<dyn crate::route::Directory>;
+    let dispatcher = Dispatcher::new(mapper, metrics, directory, TIMEOUT);
+    assert_eq!(dispatcher.catch_up().now_or_never(), Some(()));
+    rig.directory.ahead.store(1, Ordering::SeqCst);
+    let mut waiting = std::pin::pin!(dispatcher.catch_up());
+    assert_eq!(waiting.as_mut().now_or_never(), None);
+    rig.directory.announce();
+    assert_eq!(waiting.now_or_never(), Some(()));
+    // The clock of the test moves on by itself: it does not wait for ever.
+    dispatcher.catch_up().await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -8,6 +8,7 @@
 //! Memory: records wait here while the volume is slow or away. They are bounded by the budget of the process
 //! (`crate::admission`); the owner task drains them, and answers each batch by its deadline at the latest.
 
+mod bind;
 #[cfg(test)]
 mod chaos;
 mod owner;
