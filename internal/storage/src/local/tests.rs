@@ -714,45 +714,61 @@ enum Fate {
     Unknown,
 }
 
-/// One life of a volume: batches to random slices, seals, failing syncs, kills. The oracle: a committed batch is there once,
-/// a refused one never, an unknown one as `Open` says.
-async fn live(seed: u64) {
-    let mut rng = StdRng::seed_from_u64(seed);
-    let fixture = Fixture {
-        segment_bytes: 64 << 10,
-        checkpoint_bytes: 256 << 10,
-        ..Fixture::new()
-    };
-    let mut next_seq: HashMap<SliceId, u64> = HashMap::new();
-    let mut fates: HashMap<SliceId, Vec<(String, Fate)>> = HashMap::new();
-    let mut volume = fixture.undamaged();
-    let mut connection = volume.connect(SESSION).expect("open");
-    (1..=3).for_each(|n| volume.open_slice(spec(slice(n))));
-    for step in 0..60 {
-        if rng.random_bool(0.1) {
-            fixture.disk.fail_sync.store(true, Ordering::SeqCst);
+/// A batch that was sent: the slices it has a row for, the row, and the answer to come.
+type Sent = (Vec<u8>, String, crate::wire::Pending<Answer>);
+
+/// A volume with three slices, and what the outside knows of them.
+struct Life {
+    rng: StdRng,
+    fixture: Fixture,
+    volume: Volume,
+    connection: super::VolumeConnection,
+    next_seq: HashMap<SliceId, u64>,
+    fates: HashMap<SliceId, Vec<(String, Fate)>>,
+}
+
+impl Life {
+    fn new(seed: u64) -> Self {
+        let fixture = Fixture {
+            segment_bytes: 64 << 10,
+            checkpoint_bytes: 256 << 10,
+            ..Fixture::new()
+        };
+        let volume = fixture.undamaged();
+        let connection = volume.connect(SESSION).expect("open");
+        (1..=3).for_each(|n| volume.open_slice(spec(slice(n))));
+        Self {
+            rng: StdRng::seed_from_u64(seed),
+            fixture,
+            volume,
+            connection,
+            next_seq: HashMap::new(),
+            fates: HashMap::new(),
         }
+    }
+
+    /// Sends a few batches, each with a row for some of the slices.
+    fn send(&mut self, step: u32) -> Vec<Sent> {
         let mut sent = Vec::new();
-        for flight in 0..rng.random_range(1..4) {
-            let row = format!("{step}.{flight} {}", noise(&mut rng, 2_000));
-            let slices: Vec<u8> = (1..=3).filter(|_| rng.random_bool(0.6)).collect();
+        for flight in 0..self.rng.random_range(1..4) {
+            let row = format!("{step}.{flight} {}", noise(&mut self.rng, 2_000));
+            let slices: Vec<u8> = (1..=3).filter(|_| self.rng.random_bool(0.6)).collect();
             if slices.is_empty() {
                 continue;
             }
-            let parts: Vec<Part> = slices
-                .iter()
-                .map(|n| {
-                    let seq = next_seq.entry(slice(*n)).or_insert(1);
-                    *seq += 1;
-                    part(slice(*n), *seq - 1, std::slice::from_ref(&row))
-                })
-                .collect();
-            sent.push((slices, row, connection.append(Batch { parts })));
+            let mut next = |n: u8| {
+                let seq = self.next_seq.entry(slice(n)).or_insert(1);
+                *seq += 1;
+                *seq - 1
+            };
+            let row_of = |n: u8, seq| part(slice(n), seq, std::slice::from_ref(&row));
+            let parts = slices.iter().map(|n| row_of(*n, next(*n))).collect();
+            sent.push((slices, row.clone(), self.connection.append(Batch { parts })));
         }
-        let kill = rng.random_bool(0.15);
-        if kill {
-            volume.abandon().await;
-        }
+        sent
+    }
+
+    async fn await_answers(&mut self, sent: Vec<Sent>) {
         for (slices, row, pending) in sent {
             let fate = match pending.await {
                 Ok(Answer::Committed) => Fate::Committed,
@@ -760,18 +776,25 @@ async fn live(seed: u64) {
                 Err(Unknown) => Fate::Unknown,
             };
             for n in slices {
-                fates.entry(slice(n)).or_default().push((row.clone(), fate));
+                self.fates
+                    .entry(slice(n))
+                    .or_default()
+                    .push((row.clone(), fate));
             }
         }
-        if kill {
-            drop(connection);
-            drop(volume);
-            fixture.disk.fail_sync.store(false, Ordering::SeqCst);
-            volume = fixture.undamaged();
-            (1..=3).for_each(|n| volume.open_slice(spec(slice(n))));
-            connection = volume.connect(SESSION).expect("open");
-        }
-        let opened = connection
+    }
+
+    fn reopen(&mut self) {
+        self.fixture.disk.fail_sync.store(false, Ordering::SeqCst);
+        self.volume = self.fixture.undamaged();
+        (1..=3).for_each(|n| self.volume.open_slice(spec(slice(n))));
+        self.connection = self.volume.connect(SESSION).expect("open");
+    }
+
+    /// Asks the volume what became of the batches whose answer was lost.
+    async fn settle(&mut self) {
+        let opened = self
+            .connection
             .open((1..=3).map(slice).collect())
             .await
             .expect("answered");
@@ -779,31 +802,50 @@ async fn live(seed: u64) {
             let Opened::Last(last) = opened else {
                 panic!("slice {id} is open")
             };
-            settle(fates.entry(id).or_default(), last);
-            next_seq.insert(id, last + 1);
+            settle(self.fates.entry(id).or_default(), last);
+            self.next_seq.insert(id, last + 1);
         }
     }
+}
+
+/// One life of a volume: batches to random slices, failing syncs, kills. The oracle: a committed batch is there once, a
+/// refused one never, an unknown one as `Open` says.
+async fn live(seed: u64) {
+    let mut life = Life::new(seed);
+    for step in 0..60 {
+        if life.rng.random_bool(0.1) {
+            life.fixture.disk.fail_sync.store(true, Ordering::SeqCst);
+        }
+        let sent = life.send(step);
+        let kill = life.rng.random_bool(0.15);
+        if kill {
+            life.volume.abandon().await;
+        }
+        life.await_answers(sent).await;
+        if kill {
+            life.reopen();
+        }
+        life.settle().await;
+    }
     for n in 1..=3 {
-        let expected: Vec<String> = fates
-            .remove(&slice(n))
-            .unwrap_or_default()
+        let fates = life.fates.remove(&slice(n)).unwrap_or_default();
+        let committed = fates
             .into_iter()
-            .filter(|(_, fate)| *fate == Fate::Committed)
-            .map(|(row, _)| row)
-            .collect();
+            .filter(|(_, fate)| *fate == Fate::Committed);
+        let expected: Vec<String> = committed.map(|(row, _)| row).collect();
         assert_eq!(
-            sealed_rows(&volume, slice(n)).await,
+            sealed_rows(&life.volume, slice(n)).await,
             expected,
             "seed {seed} slice {n}"
         );
     }
     assert!(
-        volume
+        life.volume
             .slices()
             .iter()
             .all(|slice| slice.stage == Stage::Sealed)
     );
-    volume.stop().await;
+    life.volume.stop().await;
 }
 
 /// Decides unknown batches by the number of batches that are in the slice.
