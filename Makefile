@@ -55,7 +55,7 @@ fmt: ## Format the code
 	$(CARGO) fmt --all
 
 .PHONY: bench
-bench: protoc ## Measure throughput and latency on this machine; more arguments by ARGS
+bench: build-stream-service ## Measure throughput and latency on this machine; more arguments by ARGS
 	$(CARGO) run --release --locked --package stream-tests --bin stream-load -- bench $(ARGS)
 
 .PHONY: image

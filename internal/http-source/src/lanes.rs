@@ -50,13 +50,17 @@ impl Lanes {
         }
     }
 
-    /// The lane of a source on a volume; a new one if there is none.
+    /// The lane of a source on a volume; a new one if there is none. During the stop a new one takes nothing.
     pub fn get(&self, source: &SourceKey, volume: VolumeId, around: &Surroundings) -> Lane {
         let mut known = self.known.lock();
         if let Some(lane) = known.lanes.get(source).and_then(|lanes| lanes.get(&volume))
             && lane.revive()
         {
             return lane.clone();
+        }
+        if around.stop.is_cancelled() {
+            // Nothing more is started; what is appended comes back as from any lane that has ended.
+            return Lane::ended(self.timeout);
         }
         let link = known.links.entry(volume).or_insert_with(|| {
             Arc::new(Link::new(volume, self.session, Arc::clone(&self.transport)))

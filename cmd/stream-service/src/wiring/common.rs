@@ -9,7 +9,7 @@ use stream_api::token::AdminToken;
 use stream_http_source::HttpSource;
 use stream_model::time::SystemClock;
 use stream_model::{Clock, NodeId, Secret, SessionId};
-use stream_node::{Listener, OnError, Readiness, ReconcilerMetrics, Shutdown, Tasks};
+use stream_node::{Listener, OnError, Readiness, ReadyFlag, ReconcilerMetrics, Shutdown, Tasks};
 use stream_state::{Lease, Mirror, NodeRegistration, Store};
 use stream_storage::local;
 use stream_storage::staging::Staging;
@@ -24,6 +24,25 @@ use crate::banner::Addresses;
 use crate::component::Component;
 use crate::config::Config;
 
+/// The flags by which the components say that they are ready. All of them exist before the first component starts: a process
+/// is ready when the last one is.
+pub struct ReadyFlags(BTreeMap<Component, ReadyFlag>);
+
+impl ReadyFlags {
+    /// A flag for each component, not set.
+    pub fn register(readiness: &Readiness, components: &BTreeSet<Component>) -> Self {
+        let flag = |component: &Component| (*component, readiness.register(component.name()));
+        Self(components.iter().map(flag).collect())
+    }
+
+    /// The flag of a component that is being started.
+    pub fn take(&mut self, component: Component) -> ReadyFlag {
+        self.0
+            .remove(&component)
+            .expect("a component is started once, and only when it was chosen")
+    }
+}
+
 /// What all components share.
 pub struct Common {
     pub store: Store,
@@ -32,7 +51,6 @@ pub struct Common {
     pub clock: Arc<dyn Clock>,
     registry: prometheus::Registry,
     reconcilers: ReconcilerMetrics,
-    readiness: Readiness,
     shutdown: Shutdown,
     node: NodeId,
 }
@@ -42,7 +60,6 @@ impl Common {
         config: &Config,
         client: etcd_client::Client,
         registry: &prometheus::Registry,
-        readiness: Readiness,
         shutdown: &Shutdown,
     ) -> anyhow::Result<(Self, Tasks)> {
         let store = Store::open(client, &config.etcd.namespace).await?;
@@ -64,7 +81,6 @@ impl Common {
             clock: Arc::new(SystemClock),
             registry: registry.clone(),
             reconcilers: ReconcilerMetrics::register(registry)?,
-            readiness,
             shutdown: shutdown.clone(),
             node: config.node_id.parse()?,
         };
@@ -101,6 +117,7 @@ impl Common {
 
     pub async fn coordinator(
         &self,
+        ready: ReadyFlag,
         config: &Config,
         staging: Staging,
         targets: Targets,
@@ -125,14 +142,19 @@ impl Common {
             clock: Arc::clone(&self.clock),
             registry: self.registry.clone(),
             reconcilers: self.reconcilers.clone(),
-            ready: self.readiness.register("storage-coordinator"),
+            ready,
             shutdown: self.shutdown.clone(),
             node: self.node.clone(),
         };
         Ok(Coordinator::start(options, deps).await?)
     }
 
-    pub async fn writer(&self, config: &Config, direct: Direct) -> anyhow::Result<Writer> {
+    pub async fn writer(
+        &self,
+        ready: ReadyFlag,
+        config: &Config,
+        direct: Direct,
+    ) -> anyhow::Result<Writer> {
         let volumes_path = config
             .storage
             .volumes_path
@@ -161,13 +183,18 @@ impl Common {
             clock: Arc::clone(&self.clock),
             registry: self.registry.clone(),
             reconcilers: self.reconcilers.clone(),
-            ready: self.readiness.register("storage-writer"),
+            ready,
             shutdown: self.shutdown.clone(),
         };
         Ok(Writer::start(options, deps).await?)
     }
 
-    pub fn reader(&self, volumes: OpenVolumes, staging: Staging) -> anyhow::Result<Reader> {
+    pub fn reader(
+        &self,
+        ready: ReadyFlag,
+        volumes: OpenVolumes,
+        staging: Staging,
+    ) -> anyhow::Result<Reader> {
         let deps = ReaderDeps {
             store: self.store.clone(),
             mirror: self.mirror.clone(),
@@ -176,7 +203,7 @@ impl Common {
             clock: Arc::clone(&self.clock),
             registry: self.registry.clone(),
             reconcilers: self.reconcilers.clone(),
-            ready: self.readiness.register("storage-reader"),
+            ready,
             shutdown: self.shutdown.clone(),
         };
         Ok(Reader::start(&ReaderOptions::default(), deps)?)
@@ -199,6 +226,7 @@ impl Common {
 
     pub async fn api(
         &self,
+        ready: ReadyFlag,
         config: &Config,
         listener: Listener,
         targets: Targets,
@@ -212,7 +240,7 @@ impl Common {
             clock: Arc::clone(&self.clock),
             registry: self.registry.clone(),
             listener,
-            ready: self.readiness.register("api"),
+            ready,
             shutdown: self.shutdown.clone(),
             version: crate::VERSION,
         };
@@ -221,6 +249,7 @@ impl Common {
 
     pub async fn source(
         &self,
+        ready: ReadyFlag,
         config: &Config,
         listener: Listener,
         direct: Direct,
@@ -231,7 +260,7 @@ impl Common {
             clock: Arc::clone(&self.clock),
             registry: self.registry.clone(),
             listener,
-            ready: self.readiness.register("http-source"),
+            ready,
             shutdown: self.shutdown.clone(),
             session: SessionId(rand::random()),
             seed: rand::random(),

@@ -22,7 +22,7 @@ use stream_storage::wire::direct::Direct;
 use stream_storage_coordinator::Coordinator;
 use stream_storage_node::{Reader, Writer};
 
-use self::common::Common;
+use self::common::{Common, ReadyFlags};
 use crate::banner::{self, Addresses};
 use crate::component::Component;
 use crate::config::Config;
@@ -197,14 +197,15 @@ async fn start(
         state: state_address,
     };
     let readiness = Readiness::new();
+    let mut flags = ReadyFlags::register(&readiness, components);
     let admin = Tasks::new("admin", shutdown);
-    let (report, shown) = (readiness.clone(), registry.clone());
+    let (report, shown) = (readiness, registry.clone());
     let token = admin.token();
     admin.spawn("admin port", OnError::StopProcess, async move {
         serve_admin(ports.admin, report, shown, token).await;
         Ok(())
     });
-    let common = Common::open(config, client, &registry, readiness, shutdown).await?;
+    let common = Common::open(config, client, &registry, shutdown).await?;
     let (common, state) = common;
     let staging = ground::open_staging(config)?;
     let targets = ground::open_targets(config, &common.clock, components).await?;
@@ -212,31 +213,52 @@ async fn start(
     common.register(components, &addresses).await?;
     // Before the coordinator, which otherwise would find no live volume at first.
     let writer = match has(Component::StorageWriter) {
-        true => Some(common.writer(config, direct.clone()).await?),
+        true => Some(
+            common
+                .writer(flags.take(Component::StorageWriter), config, direct.clone())
+                .await?,
+        ),
         false => None,
     };
     let coordinator = match has(Component::StorageCoordinator) {
         true => Some(
             common
-                .coordinator(config, staging.clone(), targets.clone())
+                .coordinator(
+                    flags.take(Component::StorageCoordinator),
+                    config,
+                    staging.clone(),
+                    targets.clone(),
+                )
                 .await?,
         ),
         false => None,
     };
     let reader = match (&writer, has(Component::StorageReader)) {
-        (Some(writer), true) => Some(common.reader(writer.volumes(), staging)?),
+        (Some(writer), true) => Some(common.reader(
+            flags.take(Component::StorageReader),
+            writer.volumes(),
+            staging,
+        )?),
         _ => None,
     };
     let mut admin_token = None;
     let api = match ports.api {
         Some(listener) => {
             admin_token = Some(common.admin_token(config).await?);
-            Some(common.api(config, listener, targets).await?)
+            Some(
+                common
+                    .api(flags.take(Component::Api), config, listener, targets)
+                    .await?,
+            )
         }
         None => None,
     };
     let source = match ports.source {
-        Some(listener) => Some(common.source(config, listener, direct).await?),
+        Some(listener) => Some(
+            common
+                .source(flags.take(Component::HttpSource), config, listener, direct)
+                .await?,
+        ),
         None => None,
     };
     let shown_token = admin_token

@@ -113,6 +113,13 @@ impl Lane {
         }))
     }
 
+    /// A lane that takes nothing.
+    pub fn ended(timeout: Duration) -> Self {
+        let lane = Self::new(timeout);
+        lane.end();
+        lane
+    }
+
     /// Adds a record with its rows to the open batch.
     ///
     /// # Errors

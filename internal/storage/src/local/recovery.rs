@@ -131,10 +131,11 @@ pub(super) fn recover(options: &Options, volume: VolumeId) -> io::Result<Recover
         last_group: 0,
     };
     let slices_dir = options.dir.join("slices");
-    let newest = recoverer.load_checkpoint(&options.dir.join("checkpoint"), &slices_dir)?;
+    let newest = recoverer.load_checkpoint(&options.dir.join("checkpoint"))?;
     let journal_dir = options.dir.join("journal");
     let (segments, spares) = recoverer.find_segments(&journal_dir)?;
     let (previous, previous_valid_to) = recoverer.read_segments(&segments)?;
+    recoverer.check_slice_files(&newest, &slices_dir)?;
     recoverer.tidy_slice_files(&slices_dir)?;
     recoverer.index.position = (recoverer.last_entry, recoverer.last_group);
     let mut report = recoverer.report;
@@ -165,7 +166,7 @@ pub(super) fn recover(options: &Options, volume: VolumeId) -> io::Result<Recover
 
 impl Recoverer<'_> {
     /// Takes in the newest whole checkpoint.
-    fn load_checkpoint(&mut self, dir: &Path, slices_dir: &Path) -> io::Result<Checkpoint> {
+    fn load_checkpoint(&mut self, dir: &Path) -> io::Result<Checkpoint> {
         let mut whole = Vec::new();
         for found in checkpoint::read_all(self.disk, dir, self.volume)? {
             match found {
@@ -205,31 +206,40 @@ impl Recoverer<'_> {
             if let Some(successor) = state.sealed {
                 slice.stage = Stage::Sealing { successor };
             }
-            self.check_slice_file(&slice_path(slices_dir, state.id), &mut slice)?;
             self.index.slices.insert(state.id, slice);
         }
         Ok(newest)
     }
 
-    /// Compares a slice file with what the checkpoint says of it. A file that lost its end keeps its whole frames.
-    fn check_slice_file(&mut self, path: &Path, slice: &mut Slice) -> io::Result<()> {
-        let len = match self.disk.open(path) {
-            Ok(file) => file.size()?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
-            Err(error) => return Err(error),
-        };
-        if len < slice.file_len {
-            let kept = whole_frames(self.disk, path, len, slice.compression)?;
+    /// Compares the files of slices with what the checkpoint says of them. A file that lost its end keeps its whole frames.
+    /// After the journal was read: a file is missing for good reason when the journal says that its slice was released.
+    fn check_slice_files(&mut self, checkpoint: &Checkpoint, dir: &Path) -> io::Result<()> {
+        for state in &checkpoint.slices {
+            let Some(slice) = self.index.slices.get_mut(&state.id) else {
+                continue;
+            };
+            let path = slice_path(dir, state.id);
+            let len = match self.disk.open(&path) {
+                Ok(file) => file.size()?,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+                Err(error) => return Err(error),
+            };
+            if len >= state.len {
+                continue;
+            }
+            let kept = whole_frames(self.disk, &path, len, slice.compression)?;
+            let rows = state.figures.rows.saturating_sub(kept.rows);
+            let raw_bytes = state.figures.raw_bytes.saturating_sub(kept.raw_bytes);
+            slice.file_len = kept.bytes;
+            slice.figures.rows = slice.figures.rows.saturating_sub(rows);
+            slice.figures.raw_bytes = slice.figures.raw_bytes.saturating_sub(raw_bytes);
             self.report.damage.push(Damage {
-                file: path.to_owned(),
+                file: path,
                 from: kept.bytes,
-                to: slice.file_len,
-                rows: Some(slice.figures.rows.saturating_sub(kept.rows)),
+                to: state.len,
+                rows: Some(rows),
                 what: "the end of a slice file is missing",
             });
-            slice.file_len = kept.bytes;
-            slice.figures.rows = kept.rows;
-            slice.figures.raw_bytes = kept.raw_bytes;
         }
         Ok(())
     }

@@ -649,6 +649,35 @@ async fn a_slice_file_that_lost_its_end_keeps_its_whole_frames_and_counts_them()
 }
 
 #[tokio::test]
+async fn a_slice_released_after_its_checkpoint_is_not_missed() {
+    let fixture = Fixture {
+        checkpoint_bytes: 1 << 20,
+        ..Fixture::new()
+    };
+    let volume = fixture.undamaged();
+    volume.open_slice(spec(slice(1)));
+    let connection = volume.connect(SESSION).expect("open");
+    let mut rng = StdRng::seed_from_u64(9);
+    for seq in 1..=60 {
+        let batch = one(slice(1), seq, &noise(&mut rng, 60_000));
+        assert_eq!(connection.append(batch).await, Ok(Answer::Committed));
+    }
+    assert_eq!(sealed_rows(&volume, slice(1)).await.len(), 60);
+    volume.release(slice(1));
+    volume
+        .seal(slice(9), None)
+        .await
+        .expect("sealed after the release");
+    let file = volume.slice_path(slice(1));
+    volume.stop().await;
+    // Removing the file is the last step of a release; a crash may come before or after it.
+    let _ = std::fs::remove_file(file);
+    let volume = fixture.undamaged();
+    assert_eq!(volume.slice(slice(1)), None);
+    volume.stop().await;
+}
+
+#[tokio::test]
 async fn a_seal_keeps_its_word_on_sessions_whose_last_entry_is_damaged() {
     let fixture = Fixture::new();
     let volume = fixture.undamaged();

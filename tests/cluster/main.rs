@@ -1,0 +1,38 @@
+//! Tests that run the service as real processes: start, refusals, kill, stop.
+//!
+//! `STREAM_TEST_SEED` repeats a run; each test prints the seed it used.
+
+#![allow(
+    clippy::disallowed_methods,
+    clippy::print_stderr,
+    missing_docs,
+    reason = "tests spawn, wait and print"
+)]
+
+mod crash;
+mod refusals;
+mod shutdown;
+mod sinks;
+mod start;
+mod traffic;
+mod verdict;
+
+use stream_tests::scratch::Scratch;
+use stream_tests::setup::Setup;
+
+/// The seed of a test: from the environment, or another one each time.
+fn seed(test: &str) -> u64 {
+    let given = std::env::var("STREAM_TEST_SEED").ok();
+    let seed = given.map_or_else(rand::random, |text| {
+        text.parse().expect("STREAM_TEST_SEED is a number")
+    });
+    eprintln!("{test}: STREAM_TEST_SEED={seed}");
+    seed
+}
+
+/// A new directory and the start of all components in it.
+fn new_setup() -> (Scratch, Setup) {
+    let scratch = Scratch::new().expect("a directory");
+    let setup = Setup::new(scratch.path()).expect("free ports");
+    (scratch, setup)
+}

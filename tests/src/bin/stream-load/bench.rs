@@ -1,0 +1,335 @@
+//! The whole benchmark in one run: the disk alone, a bare server, and the service, one after the other, several times.
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use serde_json::json;
+use stream_tests::client::{Connection, PATIENCE, PAUSE};
+use stream_tests::free_port::free_port;
+use stream_tests::scratch::Scratch;
+use stream_tests::service::Service;
+use stream_tests::setup::Setup;
+use tokio::time::{Instant, sleep};
+
+use crate::args::Args;
+use crate::body;
+use crate::load::{self, Load, Measured};
+use crate::machine::{self, Disk};
+use crate::report::{millis, percent};
+use crate::target::Target;
+
+/// How long the disk is measured.
+const DISK: Duration = Duration::from_secs(2);
+/// How long each server is warmed up, once.
+const WARM_UP: Duration = Duration::from_secs(2);
+
+/// What to measure.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    repeats: u64,
+    duration: Duration,
+    connections: u64,
+    bytes: usize,
+    rate: u64,
+    import: Import,
+}
+
+/// What happens behind the journal meanwhile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Import {
+    /// Triggers that no run reaches.
+    Paused,
+    /// The defaults.
+    Default,
+}
+
+impl Options {
+    /// Takes them from the command line.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub fn read(mut args: Args) -> anyhow::Result<Self> {
+        let options = Self {
+            repeats: args.number("--repeats", 3, 1)?,
+            duration: args.duration("--duration", Duration::from_secs(8))?,
+            connections: args.number("--connections", 256, 1)?,
+            bytes: usize::try_from(args.number("--body-bytes", 1_024, 1)?)?,
+            rate: args.number("--rate", 10_000, 1)?,
+            import: if args.switch("--with-import") {
+                Import::Default
+            } else {
+                Import::Paused
+            },
+        };
+        args.finish()?;
+        Ok(options)
+    }
+}
+
+/// One way of loading one server.
+struct Series {
+    name: String,
+    runs: Vec<Run>,
+}
+
+/// One measurement.
+struct Run {
+    measured: Measured,
+    /// CPU seconds of the server.
+    server_cpu: f64,
+    /// Anonymous memory of the server at the end, in bytes.
+    memory: u64,
+}
+
+/// Measures everything and prints a table.
+///
+/// # Errors
+/// When something cannot be started.
+pub fn run(options: Options) -> anyhow::Result<()> {
+    let scratch = Scratch::new()?;
+    let disk = machine::measure_disk(scratch.path(), DISK)?;
+    let runtime = crate::runtime()?;
+    let series = runtime.block_on(measure(options, scratch.path()))?;
+    println!("{}", table(options, &disk, &series));
+    Ok(())
+}
+
+async fn measure(options: Options, dir: &Path) -> anyhow::Result<Vec<Series>> {
+    let bare = Bare::start().await?;
+    let mut service = Service::start(setup(options, dir)?).await?;
+    let url = create_sink(&service).await?;
+    let target = Target::parse(&format!("http://{}{url}", service.setup().source_address()))?;
+    let (closed, fixed) = ("as fast as answered", format!("{}/s", options.rate));
+    let mut series = [
+        (
+            format!("bare hyper, {closed}"),
+            &bare.target,
+            bare.child.id(),
+            0,
+        ),
+        (format!("service, {closed}"), &target, service.pid(), 0),
+        (
+            format!("service, {fixed}"),
+            &target,
+            service.pid(),
+            options.rate,
+        ),
+    ]
+    .map(|(name, target, pid, rate)| {
+        (
+            Series {
+                name,
+                runs: Vec::new(),
+            },
+            target,
+            pid,
+            rate,
+        )
+    });
+    for (_, target, _, rate) in &series[..2] {
+        load::run(options.load(target, *rate, WARM_UP)).await?;
+    }
+    for repeat in 1..=options.repeats {
+        for (series, target, pid, rate) in &mut series {
+            eprintln!("{} ({repeat}/{})", series.name, options.repeats);
+            let before = machine::cpu_seconds(*pid)?;
+            let measured = load::run(options.load(target, *rate, options.duration)).await?;
+            ensure!(
+                measured.ok() > 0,
+                "{}: no request was accepted: {:?}",
+                series.name,
+                measured.statuses
+            );
+            let server_cpu = machine::cpu_seconds(*pid)? - before;
+            let memory = machine::anonymous_memory(*pid)?;
+            series.runs.push(Run {
+                measured,
+                server_cpu,
+                memory,
+            });
+        }
+    }
+    let result = series.map(|(series, ..)| series).into();
+    service.stop().await?;
+    Ok(result)
+}
+
+impl Options {
+    fn load(&self, target: &Target, rate: u64, duration: Duration) -> Load {
+        Load {
+            requests: body::requests(target, self.bytes, 1),
+            target: target.clone(),
+            rate,
+            connections: self.connections,
+            duration,
+            batch: 1,
+        }
+    }
+}
+
+fn setup(options: Options, dir: &Path) -> anyhow::Result<Setup> {
+    let setup = Setup::new(dir)?;
+    if options.import == Import::Default {
+        return Ok(setup);
+    }
+    let triggers = [
+        ("STAGING_UPLOAD_TRIGGER_COUNT", "10000000"),
+        ("STAGING_UPLOAD_TRIGGER_SIZE", "50MB"),
+        ("STAGING_UPLOAD_TRIGGER_INTERVAL", "30m"),
+        ("TARGET_IMPORT_TRIGGER_COUNT", "10000000"),
+        ("TARGET_IMPORT_TRIGGER_SIZE", "500MB"),
+        ("TARGET_IMPORT_TRIGGER_INTERVAL", "24h"),
+    ];
+    let set = |setup: Setup, (name, value): (&str, &str)| {
+        setup.env(&format!("STORAGE_LEVEL_{name}"), value)
+    };
+    Ok(triggers.into_iter().fold(setup, set))
+}
+
+/// Creates a source with one sink of path columns and gives the path of its URL.
+async fn create_sink(service: &Service) -> anyhow::Result<String> {
+    let api = service.api()?;
+    let source = api.create_source("bench").await?;
+    let path = |name: &str, path: &str| json!({"type": "path", "name": name, "path": path, "rawString": true, "defaultValue": ""});
+    let columns = [
+        json!({"type": "uuid", "name": "uuid"}),
+        json!({"type": "datetime", "name": "received"}),
+        path("id", "id"),
+        path("type", "type"),
+        path("actor", "actor.name"),
+        path("amount", "data.amount"),
+        path("currency", "data.currency"),
+        path("text", "text"),
+    ];
+    api.create_sink(&source, "bench", &columns).await?;
+    Ok(source.path)
+}
+
+/// The bare server, in a process of its own.
+struct Bare {
+    child: Child,
+    target: Target,
+}
+
+impl Bare {
+    async fn start() -> anyhow::Result<Self> {
+        let port = free_port()?;
+        let child = Command::new(std::env::current_exe()?)
+            .args(["bare", "--port", &port.to_string()])
+            .stdin(Stdio::null())
+            .spawn()
+            .context("cannot start the bare server")?;
+        let bare = Self {
+            child,
+            target: Target::parse(&format!("http://127.0.0.1:{port}/"))?,
+        };
+        let deadline = Instant::now() + PATIENCE;
+        while Connection::open(bare.target.address).await.is_err() {
+            ensure!(Instant::now() < deadline, "the bare server does not listen");
+            sleep(PAUSE).await;
+        }
+        Ok(bare)
+    }
+}
+
+impl Drop for Bare {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn table(options: Options, disk: &Disk, series: &[Series]) -> String {
+    let cpus = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
+    let import = match options.import {
+        Import::Paused => "paused",
+        Import::Default => "at its defaults",
+    };
+    let mut lines = vec![
+        format!(
+            "{cpus} CPUs, generator on the same machine, {} B records, one per request, {} connections, \
+             durability disk, one sink, zstd 1, upload and import {import}; medians of {} runs of {} s.",
+            options.bytes,
+            options.connections,
+            options.repeats,
+            options.duration.as_secs_f64()
+        ),
+        String::new(),
+        format!(
+            "fdatasync of 4 KiB, disk alone: {:.0}/s, p50 {}, p99 {}",
+            disk.syncs_per_second,
+            millis(disk.latency.per_mille(500)),
+            millis(disk.latency.per_mille(990))
+        ),
+        String::new(),
+        "| | requests/s | p50 | p90 | p99 | p99.9 | max | not 2xx | CPU of server | of generator | CPU pressure | memory |"
+            .to_owned(),
+        "|---|---|---|---|---|---|---|---|---|---|---|---|".to_owned(),
+    ];
+    lines.extend(series.iter().map(row));
+    if let [bare, service, ..] = series {
+        let rate = |series: &Series| median(series, |run| run.measured.rate());
+        let share = rate(service) / rate(bare).max(f64::EPSILON);
+        lines.push(String::new());
+        lines.push(format!(
+            "The service reaches {:.0} % of the bare server.",
+            share * 100.0
+        ));
+    }
+    lines.join("\n")
+}
+
+fn row(series: &Series) -> String {
+    let latency = |per_mille| {
+        let of = |run: &Run| run.measured.latency.per_mille(per_mille).as_secs_f64();
+        millis(Duration::from_secs_f64(median(series, of)))
+    };
+    let cores = |cpu: fn(&Run) -> f64| {
+        let share = |run: &Run| cpu(run) / run.measured.elapsed.as_secs_f64();
+        percent(Some(median(series, share)))
+    };
+    let max = median(series, |run| run.measured.latency.max().as_secs_f64());
+    let pressures = series
+        .runs
+        .iter()
+        .all(|run| run.measured.cpu_pressure.is_some());
+    let pressure = median(series, |run| run.measured.cpu_pressure.unwrap_or_default());
+    let cells = [
+        series.name.clone(),
+        format!("{:.0}", median(series, |run| run.measured.rate())),
+        latency(500),
+        latency(900),
+        latency(990),
+        latency(999),
+        millis(Duration::from_secs_f64(max)),
+        series
+            .runs
+            .iter()
+            .map(|run| run.measured.sent - run.measured.ok())
+            .sum::<u64>()
+            .to_string(),
+        cores(|run| run.server_cpu),
+        cores(|run| run.measured.own_cpu),
+        percent(pressures.then_some(pressure)),
+        format!(
+            "{:.0} MiB",
+            median(series, |run| run.memory as f64) / f64::from(1 << 20)
+        ),
+    ];
+    format!("| {} |", cells.join(" | "))
+}
+
+/// The middle one, or the mean of the two in the middle.
+fn median(series: &Series, value: impl Fn(&Run) -> f64) -> f64 {
+    let mut values: Vec<f64> = series.runs.iter().map(value).collect();
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    match values.len() {
+        0 => 0.0,
+        len if len % 2 == 1 => values[middle],
+        _ => f64::midpoint(values[middle - 1], values[middle]),
+    }
+}

@@ -1,0 +1,79 @@
+//! Requests that look like webhooks and have an exact size.
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use serde_json::json;
+
+use crate::target::Target;
+
+/// Different bodies that are sent in turn, so that compression sees what it would see in real life.
+const VARIETY: u64 = 512;
+const WORDS: [&str; 16] = [
+    "order", "invoice", "merged", "please", "review", "customer", "total", "shipped", "retry",
+    "ready", "branch", "failed", "again", "thanks", "number", "update",
+];
+
+/// Whole requests, head and body. `batch` records are one request, a line each.
+pub fn requests(target: &Target, bytes: usize, batch: usize) -> Vec<Vec<u8>> {
+    let mut rng = StdRng::seed_from_u64(1);
+    (0..VARIETY)
+        .map(|_| request(&mut rng, target, bytes, batch))
+        .collect()
+}
+
+fn request(rng: &mut StdRng, target: &Target, bytes: usize, batch: usize) -> Vec<u8> {
+    let lines: Vec<String> = (0..batch).map(|_| record(rng, bytes)).collect();
+    let body = lines.join("\n");
+    let content_type = if batch == 1 {
+        "application/json"
+    } else {
+        "application/x-ndjson"
+    };
+    let head = format!(
+        "POST {} HTTP/1.1\r\nHost: {}\r\nContent-Type: {content_type}\r\nContent-Length: {}\r\n\r\n",
+        target.path,
+        target.host,
+        body.len()
+    );
+    [head, body].concat().into_bytes()
+}
+
+/// A record of `bytes` bytes, or as few as the shape allows.
+pub fn record(rng: &mut StdRng, bytes: usize) -> String {
+    let mut value = json!({
+        "id": format!("evt_{:016x}", rng.random::<u64>()),
+        "type": "order.updated",
+        "created": 1_767_225_600 + rng.random_range(0..10_000_000),
+        "actor": {"id": rng.random_range(1..100_000), "name": WORDS[rng.random_range(0..WORDS.len())]},
+        "data": {"amount": rng.random_range(1..1_000_000), "currency": "eur", "paid": rng.random_bool(0.5)},
+        "text": "",
+    });
+    let without_text = value.to_string().len();
+    let mut text = String::new();
+    while text.len() + without_text < bytes {
+        text.push_str(WORDS[rng.random_range(0..WORDS.len())]);
+        text.push(' ');
+    }
+    text.truncate(bytes.saturating_sub(without_text));
+    value["text"] = text.into();
+    value.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_are_json_of_the_size_that_was_asked_for() {
+        let mut rng = StdRng::seed_from_u64(5);
+        for bytes in [300, 1_024, 10_000] {
+            let record = record(&mut rng, bytes);
+            assert_eq!(record.len(), bytes);
+            assert!(serde_json::from_str::<serde_json::Value>(&record).is_ok());
+        }
+        assert!(
+            record(&mut rng, 1).len() < 250,
+            "as small as the shape allows"
+        );
+    }
+}

@@ -1,0 +1,392 @@
+//! Sends requests over many connections, at a fixed rate or as fast as they are answered.
+//!
+//! At a fixed rate each request has its time, whatever became of the ones before, and its latency counts from that time: a
+//! server that stalls cannot slow down the questions and so hide the wait. Times are whole milliseconds; requests of one
+//! millisecond are sent together, a little burst that is harder on the server than an even stream. A thread of its own
+//! tells the connections when they are due: the timer of the runtime is up to a millisecond late, which would be most of
+//! the latency that is to be measured.
+//!
+//! One thread, no pipelining, requests made beforehand: the load generator shares the machine with what it measures.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::histogram::Histogram;
+use crate::machine::{self, CpuPressure};
+use crate::target::Target;
+
+/// A request that takes longer counts as failed.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Time between two attempts to connect again.
+const RECONNECT_PAUSE: Duration = Duration::from_millis(20);
+
+/// What to send.
+#[derive(Debug)]
+pub struct Load {
+    /// Where to.
+    pub target: Target,
+    /// Whole requests, sent in turn.
+    pub requests: Vec<Vec<u8>>,
+    /// Requests in a second, over all connections; 0 is as fast as they are answered.
+    pub rate: u64,
+    /// Connections.
+    pub connections: u64,
+    /// For how long.
+    pub duration: Duration,
+    /// Records in a request.
+    pub batch: u64,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub struct Measured {
+    /// Requests that were sent.
+    pub sent: u64,
+    /// Requests by the status of their answer.
+    pub statuses: BTreeMap<u16, u64>,
+    /// Requests without an answer.
+    pub failed: u64,
+    /// Records in the requests that were answered 2xx.
+    pub records: u64,
+    /// From the first request to the last answer.
+    pub elapsed: Duration,
+    /// From the time at which a request was due to its answer, for requests answered 2xx.
+    pub latency: Histogram,
+    /// From the time at which a request was due to the time at which it was sent.
+    pub lag: Histogram,
+    /// CPU seconds of this process.
+    pub own_cpu: f64,
+    /// Share of the time in which some task of the machine waited for a CPU.
+    pub cpu_pressure: Option<f64>,
+    /// `avg10` of the kernel before and after, in percent.
+    pub avg10: (Option<f64>, Option<f64>),
+}
+
+impl Measured {
+    /// Requests that were answered 2xx.
+    pub fn ok(&self) -> u64 {
+        self.statuses.range(200..300).map(|(_, count)| count).sum()
+    }
+
+    /// Requests in a second that were answered 2xx.
+    pub fn rate(&self) -> f64 {
+        self.ok() as f64 / self.elapsed.as_secs_f64().max(f64::EPSILON)
+    }
+}
+
+/// What the connections count.
+struct Counts {
+    sent: u64,
+    statuses: BTreeMap<u16, u64>,
+    failed: u64,
+    latency: Histogram,
+    lag: Histogram,
+}
+
+/// Sends it all and waits for the answers.
+///
+/// # Errors
+/// When nobody listens.
+pub async fn run(load: Load) -> anyhow::Result<Measured> {
+    let load = Arc::new(load);
+    let mut connections = Vec::new();
+    for _ in 0..load.connections {
+        let connection = Connection::open(&load.target).await;
+        let address = load.target.address;
+        connections.push(connection.with_context(|| format!("cannot connect to {address}"))?);
+    }
+    let counts = Arc::new(Mutex::new(Counts {
+        sent: 0,
+        statuses: BTreeMap::new(),
+        failed: 0,
+        latency: Histogram::new(),
+        lag: Histogram::new(),
+    }));
+    let (own, pressure, avg10) = (
+        machine::cpu_seconds(std::process::id())?,
+        CpuPressure::begin(),
+        machine::pressure_avg10(),
+    );
+    let wakers: Arc<[Notify]> = (0..load.connections).map(|_| Notify::new()).collect();
+    let start = Instant::now();
+    let pacer = Pacer {
+        start,
+        rate: load.rate,
+        duration: load.duration,
+        wakers,
+    };
+    let wakers = Arc::clone(&pacer.wakers);
+    let pacer = (load.rate > 0).then(|| std::thread::spawn(move || pacer.run()));
+    let mut workers = JoinSet::new();
+    for (number, connection) in (0..).zip(connections) {
+        let worker = Worker {
+            load: Arc::clone(&load),
+            counts: Arc::clone(&counts),
+            number,
+            connection,
+            start,
+            wakers: Arc::clone(&wakers),
+        };
+        workers.spawn(worker.run());
+    }
+    while let Some(worker) = workers.join_next().await {
+        worker.context("a connection panicked")?;
+    }
+    let elapsed = start.elapsed();
+    if let Some(pacer) = pacer {
+        // It lasts as long as the requests and does nothing that can panic.
+        let _ = pacer.join();
+    }
+    let own_cpu = machine::cpu_seconds(std::process::id())? - own;
+    let counts = Arc::into_inner(counts).context("a connection is still open")?;
+    let counts = counts.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let mut measured = Measured {
+        sent: counts.sent,
+        statuses: counts.statuses,
+        failed: counts.failed,
+        records: 0,
+        elapsed,
+        latency: counts.latency,
+        lag: counts.lag,
+        own_cpu,
+        cpu_pressure: pressure.share(),
+        avg10: (avg10, machine::pressure_avg10()),
+    };
+    measured.records = measured.ok() * load.batch;
+    Ok(measured)
+}
+
+/// When request number `turn` is due after the start.
+fn due_after(turn: u64, rate: u64) -> Duration {
+    Duration::from_millis(turn.saturating_mul(1_000) / rate)
+}
+
+/// Wakes each connection when a request of it is due. A thread: the kernel wakes it within some ten microseconds.
+struct Pacer {
+    start: Instant,
+    rate: u64,
+    duration: Duration,
+    wakers: Arc<[Notify]>,
+}
+
+impl Pacer {
+    fn run(self) {
+        let mut turn = 0;
+        loop {
+            let after = due_after(turn, self.rate);
+            if after >= self.duration {
+                return;
+            }
+            std::thread::sleep((self.start + after).saturating_duration_since(Instant::now()));
+            while due_after(turn, self.rate) <= after {
+                self.wakers[position(turn, self.wakers.len())].notify_one();
+                turn += 1;
+            }
+        }
+    }
+}
+
+struct Worker {
+    load: Arc<Load>,
+    counts: Arc<Mutex<Counts>>,
+    number: u64,
+    connection: Connection,
+    start: Instant,
+    wakers: Arc<[Notify]>,
+}
+
+impl Worker {
+    async fn run(mut self) {
+        let mut turn = self.number;
+        while let Some(due) = self.due(turn) {
+            if let Some(due) = due {
+                self.wait(due).await;
+            }
+            let load = Arc::clone(&self.load);
+            let request = &load.requests[position(turn, load.requests.len())];
+            let sent = Instant::now();
+            let due = due.unwrap_or(sent);
+            let answer = timeout(PATIENCE, self.connection.exchange(request)).await;
+            self.count(due, sent, answer.ok().and_then(Result::ok));
+            if self.connection.is_broken && !self.reconnect().await {
+                return;
+            }
+            turn += load.connections;
+        }
+    }
+
+    /// When request number `turn` is due; nothing: at once. `None` when the time is over.
+    #[allow(
+        clippy::option_option,
+        reason = "over, at once and at a time are three things, used once"
+    )]
+    fn due(&self, turn: u64) -> Option<Option<Instant>> {
+        if self.load.rate == 0 {
+            return (self.start.elapsed() < self.load.duration).then_some(None);
+        }
+        let after = due_after(turn, self.load.rate);
+        (after < self.load.duration).then_some(Some(self.start + after))
+    }
+
+    /// Waits for the pacer, unless the time has passed already.
+    async fn wait(&self, due: Instant) {
+        let waker = &self.wakers[position(self.number, self.wakers.len())];
+        // A word of the pacer about an earlier request may be left over.
+        while Instant::now() < due {
+            waker.notified().await;
+        }
+    }
+
+    fn count(&self, due: Instant, sent: Instant, status: Option<u16>) {
+        let answered = Instant::now();
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        counts.sent += 1;
+        counts.lag.record(sent.saturating_duration_since(due));
+        let Some(status) = status else {
+            counts.failed += 1;
+            return;
+        };
+        *counts.statuses.entry(status).or_default() += 1;
+        if (200..300).contains(&status) {
+            counts
+                .latency
+                .record(answered.saturating_duration_since(due));
+        }
+    }
+
+    /// Connects again. False when the time is over before that.
+    async fn reconnect(&mut self) -> bool {
+        while self.start.elapsed() < self.load.duration {
+            if let Ok(connection) = Connection::open(&self.load.target).await {
+                self.connection = connection;
+                return true;
+            }
+            sleep(RECONNECT_PAUSE).await;
+        }
+        false
+    }
+}
+
+fn position(turn: u64, len: usize) -> usize {
+    usize::try_from(turn).unwrap_or(usize::MAX) % len
+}
+
+/// A connection that asks one thing at a time.
+struct Connection {
+    stream: TcpStream,
+    buffer: Vec<u8>,
+    is_broken: bool,
+}
+
+impl Connection {
+    async fn open(target: &Target) -> io::Result<Self> {
+        let stream = TcpStream::connect(target.address).await?;
+        stream.set_nodelay(true)?;
+        Ok(Self {
+            stream,
+            buffer: Vec::with_capacity(4096),
+            is_broken: false,
+        })
+    }
+
+    /// Sends a request and gives the status of its answer. After an error, or when the future is dropped, the connection is
+    /// of no more use.
+    async fn exchange(&mut self, request: &[u8]) -> io::Result<u16> {
+        self.is_broken = true;
+        self.stream.write_all(request).await?;
+        self.buffer.clear();
+        loop {
+            if self.stream.read_buf(&mut self.buffer).await? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            match parse(&self.buffer) {
+                Parsed::Partial => {}
+                Parsed::Invalid => return Err(io::ErrorKind::InvalidData.into()),
+                Parsed::Whole { status, keep_alive } => {
+                    self.is_broken = !keep_alive;
+                    return Ok(status);
+                }
+            }
+        }
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Parsed {
+    Partial,
+    Invalid,
+    Whole { status: u16, keep_alive: bool },
+}
+
+/// Looks at an answer as far as it has come. Only answers with a length are understood; the service sends no others.
+fn parse(answer: &[u8]) -> Parsed {
+    let Some(head_len) = answer.windows(4).position(|window| window == b"\r\n\r\n") else {
+        return Parsed::Partial;
+    };
+    let Ok(head) = std::str::from_utf8(&answer[..head_len]) else {
+        return Parsed::Invalid;
+    };
+    let mut lines = head.split("\r\n");
+    let status = lines
+        .next()
+        .and_then(|line| line.strip_prefix("HTTP/1.1 ")?.get(..3)?.parse().ok());
+    let (mut length, mut keep_alive) = (None, true);
+    for (name, value) in lines.filter_map(|line| line.split_once(':')) {
+        if name.eq_ignore_ascii_case("content-length") {
+            length = value.trim().parse::<usize>().ok();
+        } else if name.eq_ignore_ascii_case("connection") {
+            keep_alive = !value.trim().eq_ignore_ascii_case("close");
+        }
+    }
+    match (status, length) {
+        (Some(status), Some(length)) if answer.len() == head_len + 4 + length => {
+            Parsed::Whole { status, keep_alive }
+        }
+        (Some(_), Some(length)) if answer.len() < head_len + 4 + length => Parsed::Partial,
+        _ => Parsed::Invalid,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_read_to_their_end() {
+        let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nx: y\r\n\r\nOK";
+        for len in 0..answer.len() {
+            assert_eq!(parse(&answer[..len]), Parsed::Partial, "{len}");
+        }
+        assert_eq!(
+            parse(answer),
+            Parsed::Whole {
+                status: 200,
+                keep_alive: true
+            }
+        );
+        let closing = b"HTTP/1.1 503 x\r\nconnection: Close\r\ncontent-length: 0\r\n\r\n";
+        assert_eq!(
+            parse(closing),
+            Parsed::Whole {
+                status: 503,
+                keep_alive: false
+            }
+        );
+        for invalid in [
+            "HTTP/1.1 200 OK\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nabc",
+            "x\r\n\r\n",
+        ] {
+            assert_eq!(parse(invalid.as_bytes()), Parsed::Invalid);
+        }
+    }
+}
