@@ -84,10 +84,10 @@ impl Store {
             .await
     }
 
-    /// Records that the file of a sealed slice was rebuilt with other bytes for the same rows.
+    /// Records that the file of a sealed slice was rebuilt with other bytes, or, after damage to the disk, with fewer rows.
     ///
     /// # Errors
-    /// As [`Self::seal_slice`]; `Slice` when the rows or sessions differ, or it is uploaded.
+    /// As [`Self::seal_slice`]; `Slice` when there are more rows or other sessions than before, or it is uploaded.
     pub async fn reseal_slice(
         &self,
         slice: &Versioned<Slice>,

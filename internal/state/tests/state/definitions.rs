@@ -283,10 +283,14 @@ async fn the_first_sink_of_a_source_does_not_survive_it_either() {
             let name = format!("source-{round}");
             store.create_source(source(&name)).await.expect("created");
             let key = source_key(&name);
-            let (_, deleted) = tokio::join!(
-                store.create_sink(sink(&name, "first"), None),
-                store.delete_source(&key, switch())
-            );
+            let create = async {
+                // A few steps later each time, so that the deletion falls into every gap.
+                for _ in 0..round % 4 {
+                    store.source(&key).await.expect("read");
+                }
+                store.create_sink(sink(&name, "first"), None).await
+            };
+            let (_, deleted) = tokio::join!(create, store.delete_source(&key, switch()));
             deleted.expect("deleted");
             let sinks = store.sinks(&key).await.expect("listed");
             assert!(sinks.iter().all(|sink| sink.value.deleted.is_some()));
