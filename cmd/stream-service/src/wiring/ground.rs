@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, anyhow};
+use stream_etcd_embedded::OpenError;
 use stream_model::Clock;
 use stream_node::{Listener, OnError, Shutdown, Tasks};
 use stream_storage::local::durable;
@@ -39,9 +40,17 @@ pub async fn connect(
     let mut options = stream_etcd_embedded::Options::new(config.data_dir.join("state"));
     options.listen = config.etcd.embedded.listen;
     let opened = tokio::task::spawn_blocking(|| stream_etcd_embedded::Server::open(options));
-    let server = opened
+    let opened = opened
         .await
-        .context("opening the embedded state store was cut short")??;
+        .context("opening the embedded state store was cut short")?;
+    let server = opened.map_err(|error| match error {
+        OpenError::AlreadyOpen { .. } => anyhow!(
+            "another process uses the data directory {}; stop it, or give this one a directory of its own with dataDir \
+             (STREAM_DATA_DIR, --data-dir)",
+            config.data_dir.display()
+        ),
+        error => error.into(),
+    })?;
     let endpoint = server.endpoint();
     let tasks = Tasks::new("embedded-state", shutdown);
     let token = tasks.token();

@@ -11,11 +11,13 @@ mod ground;
 
 use std::collections::BTreeSet;
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
 use stream_http_source::HttpSource;
+use stream_model::Secret;
 use stream_node::{Listener, OnError, Phases, Readiness, Shutdown, TaskError, Tasks, serve_admin};
 use stream_state::Lease;
 use stream_storage::wire::direct::Direct;
@@ -185,7 +187,6 @@ async fn start(
     components: &BTreeSet<Component>,
     shutdown: &Shutdown,
 ) -> anyhow::Result<(Running, String)> {
-    let has = |component| components.contains(&component);
     let registry = prometheus::Registry::new();
     stream_node::register_process_metrics(&registry)?;
     let (client, embedded, state_address) = ground::connect(config, shutdown).await?;
@@ -197,77 +198,33 @@ async fn start(
         state: state_address,
     };
     let readiness = Readiness::new();
-    let mut flags = ReadyFlags::register(&readiness, components);
+    let flags = ReadyFlags::register(&readiness, components);
     let admin = Tasks::new("admin", shutdown);
-    let (report, shown) = (readiness, registry.clone());
-    let token = admin.token();
+    let (shown, token) = (registry.clone(), admin.token());
     admin.spawn("admin port", OnError::StopProcess, async move {
-        serve_admin(ports.admin, report, shown, token).await;
+        serve_admin(ports.admin, readiness, shown, token).await;
         Ok(())
     });
-    let common = Common::open(config, client, &registry, shutdown).await?;
-    let (common, state) = common;
-    let staging = ground::open_staging(config)?;
-    let targets = ground::open_targets(config, &common.clock, components).await?;
-    let direct = Direct::new();
+    let (common, state) = Common::open(config, client, &registry, shutdown).await?;
     common.register(components, &addresses).await?;
-    // Before the coordinator, which otherwise would find no live volume at first.
-    let writer = match has(Component::StorageWriter) {
-        true => Some(
-            common
-                .writer(flags.take(Component::StorageWriter), config, direct.clone())
-                .await?,
-        ),
-        false => None,
-    };
-    let coordinator = match has(Component::StorageCoordinator) {
-        true => Some(
-            common
-                .coordinator(
-                    flags.take(Component::StorageCoordinator),
-                    config,
-                    staging.clone(),
-                    targets.clone(),
-                )
-                .await?,
-        ),
-        false => None,
-    };
-    let reader = match (&writer, has(Component::StorageReader)) {
-        (Some(writer), true) => Some(common.reader(
-            flags.take(Component::StorageReader),
-            writer.volumes(),
-            staging,
-        )?),
-        _ => None,
-    };
-    let mut admin_token = None;
-    let api = match ports.api {
-        Some(listener) => {
-            admin_token = Some(common.admin_token(config).await?);
-            Some(
-                common
-                    .api(flags.take(Component::Api), config, listener, targets)
-                    .await?,
-            )
-        }
-        None => None,
-    };
-    let source = match ports.source {
-        Some(listener) => Some(
-            common
-                .source(flags.take(Component::HttpSource), config, listener, direct)
-                .await?,
-        ),
-        None => None,
-    };
-    let shown_token = admin_token
+    let listeners = (ports.api, ports.source);
+    let started = start_components(&common, config, components, listeners, flags).await?;
+    let shown_token = started
+        .admin_token
         .as_ref()
         .map(|(path, created)| banner::AdminToken {
             path,
             created: created.as_ref().map(|token| token.expose().as_str()),
         });
     let text = banner::text(config, components, &addresses, shown_token.as_ref());
+    let Started {
+        coordinator,
+        writer,
+        reader,
+        api,
+        source,
+        ..
+    } = started;
     let lease = common.lease;
     let running = Running {
         admin,
@@ -281,4 +238,64 @@ async fn start(
         source,
     };
     Ok((running, text))
+}
+
+/// The components that were chosen.
+struct Started {
+    coordinator: Option<Coordinator>,
+    writer: Option<Writer>,
+    reader: Option<Reader>,
+    api: Option<stream_api::Api>,
+    source: Option<HttpSource>,
+    /// The file of the admin token, and the token if it was made just now.
+    admin_token: Option<(PathBuf, Option<Secret<String>>)>,
+}
+
+async fn start_components(
+    common: &Common,
+    config: &Config,
+    components: &BTreeSet<Component>,
+    (api_port, source_port): (Option<Listener>, Option<Listener>),
+    mut flags: ReadyFlags,
+) -> anyhow::Result<Started> {
+    let staging = ground::open_staging(config)?;
+    let targets = ground::open_targets(config, &common.clock, components).await?;
+    let direct = Direct::new();
+    let has = |component| components.contains(&component);
+    // Before the coordinator, which otherwise would find no live volume at first.
+    let mut writer = None;
+    if has(Component::StorageWriter) {
+        let ready = flags.take(Component::StorageWriter);
+        writer = Some(common.writer(ready, config, direct.clone()).await?);
+    }
+    let mut coordinator = None;
+    if has(Component::StorageCoordinator) {
+        let ready = flags.take(Component::StorageCoordinator);
+        let (staging, targets) = (staging.clone(), targets.clone());
+        coordinator = Some(common.coordinator(ready, config, staging, targets).await?);
+    }
+    let mut reader = None;
+    if let (Some(writer), true) = (&writer, has(Component::StorageReader)) {
+        let ready = flags.take(Component::StorageReader);
+        reader = Some(common.reader(ready, writer.volumes(), staging)?);
+    }
+    let (mut admin_token, mut api) = (None, None);
+    if let Some(listener) = api_port {
+        admin_token = Some(common.admin_token(config).await?);
+        let ready = flags.take(Component::Api);
+        api = Some(common.api(ready, config, listener, targets).await?);
+    }
+    let mut source = None;
+    if let Some(listener) = source_port {
+        let ready = flags.take(Component::HttpSource);
+        source = Some(common.source(ready, config, listener, direct).await?);
+    }
+    Ok(Started {
+        coordinator,
+        writer,
+        reader,
+        api,
+        source,
+        admin_token,
+    })
 }
