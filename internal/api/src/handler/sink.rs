@@ -59,6 +59,7 @@ pub(crate) async fn get(context: &Context, call: &Call) -> Result<Answer, ApiErr
 pub(crate) async fn create(context: &Arc<Context>, call: &Call) -> Result<Answer, ApiError> {
     let source = call.path.source()?;
     let new = NewSink::read(&call.body, &context.targets, context.default_kind())?;
+    check_primary_key(context, &new)?;
     context.source(&source).await?;
     let key = SinkKey {
         source,
@@ -154,6 +155,18 @@ async fn store(context: &Context, sink: Sink) -> Result<Versioned<Sink>, StateEr
     }
     info!(sink = %sink.key, "sink created without a file, the coordinator opens it");
     context.store.create_sink(sink, None).await
+}
+
+/// The last row of a key is the one that came last, which only one volume can tell.
+fn check_primary_key(context: &Context, new: &NewSink) -> Result<(), ApiError> {
+    let volumes = context.defaults.local.assignment.count;
+    if volumes > 1 && new.table.mapping.primary_key().next().is_some() {
+        return Err(ApiError::bad_request(format!(
+            "A table with a primary key needs the rows of its source on one volume, but \
+             storage.level.local.volume.assignment.count is {volumes}; set it to 1, or leave out \"primaryKey\"."
+        )));
+    }
+    Ok(())
 }
 
 /// The first file of a sink, on the volumes that its source has or on a choice of the live ones; none when there are no

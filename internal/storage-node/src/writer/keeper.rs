@@ -13,6 +13,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::{StreamExt, stream};
@@ -29,6 +30,10 @@ use crate::changes::Changes;
 
 /// Slices that are sealed at the same time.
 const CONCURRENT_SEALS: usize = 16;
+/// How long a round waits for the content of a slice.
+const SEAL_PATIENCE: Duration = Duration::from_secs(5);
+/// How soon a slice is asked again whose content did not come.
+const SEAL_PAUSE: Duration = Duration::from_secs(1);
 
 /// What a round has to do.
 #[derive(Debug, Default)]
@@ -99,6 +104,8 @@ pub(crate) fn plan<'a>(
 enum KeepError {
     #[error("the volume stopped before slice {0} was sealed")]
     Stopped(SliceId),
+    #[error("the file of slice {0} is not complete yet")]
+    NotYet(SliceId),
     #[error(transparent)]
     State(#[from] StateError),
 }
@@ -197,7 +204,11 @@ impl Keeper {
     /// The seal of a slice, taken from the volume. The volume answers the same again and again.
     async fn seal_of(&self, slice: &Slice) -> Result<Seal, KeepError> {
         let successor = slice.closing().and_then(|closing| closing.successor);
-        let sealed = self.parts.volume.seal(slice.id, successor).await;
+        // One slice whose file cannot be completed must not hold up the others: it is asked again in the next round.
+        let sealing = self.parts.volume.seal(slice.id, successor);
+        let sealed = tokio::time::timeout(SEAL_PATIENCE, sealing)
+            .await
+            .map_err(|_elapsed| KeepError::NotYet(slice.id))?;
         let Content {
             figures,
             checksum,
@@ -228,6 +239,12 @@ impl Keeper {
     /// Compares a slice that an earlier opening sealed with what recovery made of it.
     async fn verify(&self, slice: Arc<Versioned<Slice>>) -> Result<(), KeepError> {
         let id = slice.value.id;
+        if self.parts.volume.slice(id).is_none() {
+            // It was released, so it was uploaded: the state has gone back, as after a restore. The reader finds the object.
+            warn!(slice = %id, sink = %slice.value.sink, "slice to upload is not on the volume any more");
+            self.done.lock().verified.insert(id);
+            return Ok(());
+        }
         let new = self.seal_of(&slice.value).await?;
         let Some(old) = slice.value.seal() else {
             return Ok(());
@@ -257,8 +274,8 @@ impl Keeper {
         Ok(())
     }
 
-    /// Seals and verifies, several at a time. Returns how many went through, and the first failure.
-    async fn settle(&self, plan: &Plan, cancel: &CancellationToken) -> (usize, Option<KeepError>) {
+    /// Seals and verifies, several at a time.
+    async fn settle(&self, plan: &Plan, cancel: &CancellationToken) -> Settled {
         let seals = plan
             .seal
             .iter()
@@ -273,23 +290,29 @@ impl Keeper {
             .map(|(slice, step)| self.settle_one(slice, step))
             .buffer_unordered(CONCURRENT_SEALS);
         let mut results = std::pin::pin!(work);
-        let (mut settled, mut failure) = (0, None);
+        let mut settled = Settled::default();
         while let Some(result) = results.next().await {
             match result {
-                Ok(()) => settled += 1,
+                Ok(()) => settled.done += 1,
                 Err(KeepError::State(error @ StateError::StaleIncarnation { .. })) => {
                     self.superseded.cancel();
-                    failure = Some(KeepError::State(error));
+                    settled.failure = Some(KeepError::State(error));
                 }
                 Err(KeepError::State(error))
                     if matches!(error.kind(), ErrorKind::Conflict | ErrorKind::NotFound) =>
                 {
                     debug!(%error, "slice was changed meanwhile");
                 }
-                Err(error) => failure = failure.or(Some(error)),
+                Err(error @ KeepError::NotYet(_)) => {
+                    debug!(%error, "slice is asked again");
+                    settled.late += 1;
+                }
+                Err(error) => {
+                    settled.failure.get_or_insert(error);
+                }
             }
         }
-        (settled, failure)
+        settled
     }
 
     async fn settle_one(&self, slice: Arc<Versioned<Slice>>, step: Step) -> Result<(), KeepError> {
@@ -319,6 +342,17 @@ impl Keeper {
     }
 }
 
+/// What a round achieved.
+#[derive(Default)]
+struct Settled {
+    /// Slices that went through.
+    done: usize,
+    /// Slices whose content did not come in time.
+    late: usize,
+    /// The first failure.
+    failure: Option<KeepError>,
+}
+
 #[derive(Clone, Copy)]
 enum Step {
     Seal,
@@ -336,7 +370,8 @@ impl Reconciler for Keeper {
         self.open(&plan.open);
         self.release(&plan.release);
         self.report_orphans(&plan.orphans);
-        let (settled, mut failure) = self.settle(&plan, cancel).await;
+        let settled = self.settle(&plan, cancel).await;
+        let mut failure = settled.failure;
         if failure.is_none() && !cancel.is_cancelled() {
             failure = self.mark_recovered().await.err();
         }
@@ -344,12 +379,12 @@ impl Reconciler for Keeper {
             self.changes.lock().restart();
             return Err(failure.into());
         }
-        if cancel.is_cancelled() {
+        if cancel.is_cancelled() || settled.late > 0 {
             self.changes.lock().restart();
         }
         Ok(Outcome {
-            changed: settled + plan.open.len() + plan.release.len(),
-            next: None,
+            changed: settled.done + plan.open.len() + plan.release.len(),
+            next: (settled.late > 0).then_some(SEAL_PAUSE),
         })
     }
 }

@@ -71,9 +71,12 @@ impl Publisher {
                 {
                     debug!(slice = %crossed.slice, %error, "reached limit cannot be recorded yet");
                 }
+                // The volume reports a slice once, so giving up would leave its rows where they are.
+                Err(error) if pause == FIRST_PAUSE => {
+                    warn!(slice = %crossed.slice, %error, "reached limit cannot be recorded, will go on trying");
+                }
                 Err(error) => {
-                    warn!(slice = %crossed.slice, %error, "reached limit cannot be recorded");
-                    return;
+                    debug!(slice = %crossed.slice, %error, "reached limit still cannot be recorded");
                 }
             }
             tokio::time::sleep(pause).await;

@@ -14,7 +14,7 @@ use super::format::{self, GroupBuffer, Kind, SealEntry};
 use super::index::{Committed, Frame, Index, Stage};
 use super::journal::{Journal, Sync, WriteError};
 use super::queue::{Op, OpenReply};
-use super::volume::{Content, Shared};
+use super::volume::{Content, FailOnPanic, Shared};
 use crate::wire::{Answer, Batch, Opened, Refusal, RefusalReason, Sealed};
 
 /// Entries are refused beyond this, so that lengths fit the format.
@@ -75,6 +75,7 @@ impl Committer {
 
     /// Works until the queue is closed, or until the outcome of a group cannot be made certain.
     pub fn run(mut self) {
+        let _guard = FailOnPanic(Arc::clone(&self.shared));
         while let Some(ops) = self.shared.queue.next_group() {
             let group = self.admit(ops);
             if self.commit(group).is_err() {

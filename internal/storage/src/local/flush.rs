@@ -15,8 +15,9 @@ use stream_model::{SliceId, Timestamp};
 
 use super::checkpoint::{self, Checkpoint, CheckpointSlice};
 use super::index::{Frame, Slice, Stage};
+use super::recovery;
 use super::slice_file::{Checksum, Packer, complete_run};
-use super::volume::{Content, Shared};
+use super::volume::{Content, FailOnPanic, Shared};
 
 /// Free space, ages and gauges are looked at this often.
 const TICK: Duration = Duration::from_secs(1);
@@ -99,6 +100,10 @@ pub(super) struct Flusher {
     /// Slices that the newest checkpoint names.
     named_before: HashSet<SliceId>,
     next_checkpoint: u64,
+    /// A segment was started since the last time that the journal was short enough.
+    checkpoint_wanted: bool,
+    /// What failed and is tried again at the next tick.
+    again: Work,
     failing: bool,
 }
 
@@ -115,72 +120,97 @@ impl Flusher {
                 .into_iter()
                 .map(|slice| (slice.id, slice))
                 .collect(),
+            checkpoint_wanted: true,
+            again: Work::default(),
             failing: false,
         }
     }
 
     /// Works until it is told to stop.
     pub fn run(mut self) {
+        let _guard = FailOnPanic(Arc::clone(&self.shared));
         let mut next_tick = Instant::now();
         loop {
             let until = next_tick.min(self.next_crossing());
-            let work = self.shared.flush.wait(until);
-            if work.stopping || self.shared.failed().is_some() {
+            let mut work = self.shared.flush.wait(until);
+            if self.shared.failed().is_some() {
                 return;
             }
-            self.work(work);
-            self.report_crossings();
-            if Instant::now() >= next_tick {
-                next_tick = Instant::now() + TICK;
+            let now = Instant::now();
+            let ticked = now >= next_tick;
+            if ticked {
+                next_tick = now + TICK;
+                work.runs.append(&mut self.again.runs);
+                work.seals.append(&mut self.again.seals);
+                work.released.append(&mut self.again.released);
                 self.shared.observe();
             }
+            let stopping = work.stopping;
+            self.work(work, ticked);
+            if stopping {
+                // Who still waits for a content may ask again after the next opening.
+                self.shared.close_waiters();
+                return;
+            }
+            self.report_crossings();
         }
     }
 
-    fn work(&mut self, work: Work) {
+    fn work(&mut self, work: Work, ticked: bool) {
+        for id in work.seals {
+            if let Err(error) = self.finish(id) {
+                self.failed("cannot complete a slice file", &error);
+                self.again.seals.insert(id);
+            }
+        }
+        if work.stopping {
+            return;
+        }
         for id in work.released {
             self.checksums.remove(&id);
             self.checkpointed.remove(&id);
-            let result = self.shared.disk.remove(&self.shared.slice_path(id));
-            self.noted(result, "cannot remove a slice file", || {});
+            if let Err(error) = self.shared.disk.remove(&self.shared.slice_path(id)) {
+                self.failed("cannot remove a slice file", &error);
+                self.again.released.insert(id);
+            }
         }
         for id in work.runs {
-            let result = self.flush_runs(id);
-            let shared = Arc::clone(&self.shared);
-            self.noted(result, "cannot write a slice file", || shared.flush.run(id));
-        }
-        for id in work.seals {
-            let result = self.finish(id);
-            let shared = Arc::clone(&self.shared);
-            self.noted(result, "cannot complete a slice file", || {
-                shared.flush.seal(id)
-            });
+            if let Err(error) = self.flush_runs(id) {
+                self.failed("cannot write a slice file", &error);
+                self.again.runs.insert(id);
+            }
         }
         if work.segment_started {
-            let result = self.shared.pool.prepare();
-            self.noted(result, "cannot prepare a journal segment", || {});
+            self.checkpoint_wanted = true;
+            self.prepare_segment();
+        }
+        if self.checkpoint_wanted && (work.segment_started || ticked) {
             self.checkpoint_if_due();
         }
         self.free_segments();
+        let nothing_again = self.again.runs.is_empty() && self.again.seals.is_empty();
+        if self.failing && ticked && nothing_again && self.again.released.is_empty() {
+            self.failing = false;
+            tracing::info!(volume = %self.shared.label, "the disk takes slice files again");
+        }
     }
 
-    /// Logs when it starts to fail and when it works again; a failure is tried again at the next tick.
-    fn noted(&mut self, result: io::Result<()>, what: &'static str, again: impl FnOnce()) {
-        match result {
-            Ok(()) if self.failing => {
-                self.failing = false;
-                tracing::info!(volume = %self.shared.label, "slice files can be written again");
-            }
-            Ok(()) => {}
-            Err(error) => {
-                if !self.failing {
-                    tracing::warn!(volume = %self.shared.label, error = %error, "{what}");
-                }
-                self.failing = true;
-                again();
-                // Without a pause a full disk would keep a processor busy.
-                std::thread::park_timeout(Duration::from_millis(200));
-            }
+    /// Logs when it starts to fail. What failed is tried again at the next tick.
+    fn failed(&mut self, what: &'static str, error: &io::Error) {
+        if !self.failing {
+            tracing::warn!(volume = %self.shared.label, error = %error, "{what}");
+        }
+        self.failing = true;
+    }
+
+    fn prepare_segment(&mut self) {
+        let room = self.shared.reserve_bytes + self.shared.pool.segment_bytes();
+        if self.shared.free_bytes.load(Ordering::Relaxed) < room {
+            // The commit thread makes its own when it needs one; a spare must not take the last room.
+            return;
+        }
+        if let Err(error) = self.shared.pool.prepare() {
+            self.failed("cannot prepare a journal segment", &error);
         }
     }
 
@@ -278,9 +308,12 @@ impl Flusher {
 
     /// Completes the file of a sealed slice and tells its content to whoever waits.
     fn finish(&mut self, id: SliceId) -> io::Result<()> {
-        let Some(state) = self.flush_all(id)? else {
+        let Some(mut state) = self.flush_all(id)? else {
             return Ok(());
         };
+        if state.len > 0 && !self.checksums.contains_key(&id) {
+            self.drop_damaged(&mut state)?;
+        }
         let checksum = self.checksum(id, state.len)?;
         let content = Content {
             figures: Figures {
@@ -302,9 +335,44 @@ impl Flusher {
                 };
             }
         }
-        for waiter in self.shared.waiters.lock().remove(&id).unwrap_or_default() {
+        for waiter in self.shared.take_waiters(id) {
             // Who asked may have gone; the content can be asked for again.
             let _ = waiter.send(content.clone());
+        }
+        Ok(())
+    }
+
+    /// Looks through a file that an earlier run has begun, before its content is vouched for: damaged frames are dropped, so
+    /// that the rest can be imported.
+    fn drop_damaged(&mut self, state: &mut CheckpointSlice) -> io::Result<()> {
+        let path = self.shared.slice_path(state.id);
+        let mut bytes = self.shared.disk.read(&path)?;
+        bytes.truncate(usize::try_from(state.len).unwrap_or(usize::MAX));
+        let Some(sound) = recovery::sound(&bytes, state.len, state.compression) else {
+            return Ok(());
+        };
+        let whole = sound.start() == bytes.len() as u64 && sound.rows == state.figures.rows;
+        if whole {
+            return Ok(());
+        }
+        let rest: Vec<u8> = sound
+            .ranges
+            .iter()
+            .flat_map(|range| &bytes[range.clone()])
+            .copied()
+            .collect();
+        let lost = state.figures.rows.saturating_sub(sound.rows);
+        tracing::error!(
+            volume = %self.shared.label, slice = %state.id, file = %path.display(), lost,
+            "damaged frames were dropped from a slice file, the other rows go on"
+        );
+        self.shared.disk.replace(&path, &rest)?;
+        state.len = rest.len() as u64;
+        state.figures.rows = sound.rows;
+        state.figures.raw_bytes = sound.raw_bytes;
+        if let Some(slice) = self.shared.index.lock().slices.get_mut(&state.id) {
+            slice.file_len = state.len;
+            slice.figures = state.figures;
         }
         Ok(())
     }
@@ -329,14 +397,16 @@ impl Flusher {
         for _ in 0..2 {
             let bytes = self.shared.index.lock().usage.bytes();
             if bytes <= self.shared.checkpoint_bytes || self.shared.failed().is_some() {
-                return;
+                break;
             }
             if let Err(error) = self.checkpoint() {
-                self.noted(Err(error), "cannot make a checkpoint", || {});
+                // Still wanted: at the limit of the journal no segment is started that would remind of it.
+                self.failed("cannot make a checkpoint", &error);
                 return;
             }
             self.free_segments();
         }
+        self.checkpoint_wanted = false;
     }
 
     fn checkpoint(&mut self) -> io::Result<()> {
@@ -354,13 +424,17 @@ impl Flusher {
             if current.is_none_or(|last| last == synced) {
                 continue;
             }
-            let Some(state) = self.flush_all(id)? else {
-                continue;
-            };
-            if state.len > 0 {
-                self.sync_slice_file(id)?;
+            match self.flush_all(id) {
+                Ok(Some(state)) => {
+                    if state.len > 0 {
+                        self.sync_slice_file(id)?;
+                    }
+                    self.checkpointed.insert(id, state);
+                }
+                Ok(None) => {}
+                // It keeps its part of the journal; the others need not.
+                Err(error) => self.failed("cannot write a slice file", &error),
             }
-            self.checkpointed.insert(id, state);
         }
         let slices_dir = self.shared.slices_dir();
         self.shared.disk.sync_dir(&slices_dir)?;
@@ -408,7 +482,6 @@ impl Flusher {
             &checkpoint,
         )?;
         self.next_checkpoint += 1;
-        checkpoint::prune(&*shared.disk, &shared.checkpoint_dir(), number)?;
         let mut index = shared.index.lock();
         index.listed = named.union(&self.named_before).copied().collect();
         self.named_before = named;
@@ -418,14 +491,21 @@ impl Flusher {
                 slice.synced_entry = state.entry;
             }
         }
-        Ok(())
+        drop(index);
+        checkpoint::prune(&*shared.disk, &shared.checkpoint_dir(), number)
     }
 
+    /// Gives back segments that nobody needs, in their order. After a failure the rest waits: an older segment without its
+    /// successor could bring back what was refused.
     fn free_segments(&mut self) {
-        let free = self.shared.index.lock().take_free_segments();
-        for segment in free {
-            let result = self.shared.pool.take_back(&segment);
-            self.noted(result, "cannot give back a journal segment", || {});
+        loop {
+            let free = self.shared.index.lock().oldest_free_segment();
+            let Some(segment) = free else { return };
+            if let Err(error) = self.shared.pool.take_back(&segment) {
+                self.failed("cannot give back a journal segment", &error);
+                return;
+            }
+            self.shared.index.lock().usage.remove(segment.number);
         }
     }
 

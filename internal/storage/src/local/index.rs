@@ -229,15 +229,14 @@ impl Index {
         }
     }
 
-    /// Takes out the segments that nobody needs any more.
-    pub fn take_free_segments(&mut self) -> Vec<Arc<Segment>> {
-        let slices = &self.slices;
+    /// The oldest segment, if nobody needs it any more.
+    pub fn oldest_free_segment(&self) -> Option<Arc<Segment>> {
         let covered = |id, entry| {
-            slices
+            self.slices
                 .get(&id)
                 .is_none_or(|slice: &Slice| slice.synced_entry_before >= entry)
         };
         self.usage
-            .take_free(covered, |id| self.listed.contains(&id))
+            .oldest_free(covered, |id| self.listed.contains(&id))
     }
 }

@@ -47,6 +47,10 @@ pub(super) struct Journal {
     segment: Arc<Segment>,
     /// Where the next group goes. A multiple of [`BLOCK`].
     offset: u64,
+    /// Up to where the segment is synced. Behind it are only groups that did not ask for it.
+    synced: u64,
+    /// The next segment may exist already and vouch for this one up to `offset`: nothing may be written here any more.
+    left: bool,
     next_entry: u64,
     next_group: u64,
 }
@@ -77,6 +81,8 @@ impl Journal {
             pool,
             segment,
             offset: BLOCK,
+            synced: BLOCK,
+            left: false,
             next_entry: resume.next_entry,
             next_group: resume.next_group,
         })
@@ -115,19 +121,33 @@ impl Journal {
     /// # Errors
     /// When the next segment cannot be made. Nothing of the group is written then, and it is safe to try again.
     pub fn make_room(&mut self, bytes: u64) -> io::Result<Option<Arc<Segment>>> {
-        if self.offset + bytes <= self.segment.size {
+        if !self.left && self.offset + bytes <= self.segment.size {
             return Ok(None);
         }
         self.next_segment(bytes).map(Some)
     }
 
     fn next_segment(&mut self, bytes: u64) -> io::Result<Arc<Segment>> {
-        // Groups that were written without a sync are vouched for by the header of the next segment.
-        self.segment.file.sync_data()?;
+        // Groups that were written without a sync are vouched for by the header of the next segment. When they cannot be
+        // synced they may be lost, as their class allows; the sync is not tried again.
+        if self.offset > self.synced
+            && !self.left
+            && let Err(error) = self.segment.file.sync_data()
+        {
+            tracing::warn!(error = %error, "records of a weaker durability class may be lost");
+        }
+        self.left = true;
         let header = Pool::next_header(self.volume, self.segment.number, self.offset);
-        self.segment = Arc::new(self.pool.make(&header, bytes)?);
-        self.offset = BLOCK;
+        let segment = self.pool.make(&header, bytes)?;
+        self.enter(segment);
         Ok(Arc::clone(&self.segment))
+    }
+
+    fn enter(&mut self, segment: Segment) {
+        self.segment = Arc::new(segment);
+        self.offset = BLOCK;
+        self.synced = BLOCK;
+        self.left = false;
     }
 
     /// Writes a group that fits and makes it durable as asked.
@@ -147,6 +167,9 @@ impl Journal {
         match written {
             Ok(()) => {
                 self.offset = (self.offset + group.len() as u64).next_multiple_of(BLOCK);
+                if sync == Sync::Data {
+                    self.synced = self.offset;
+                }
                 Ok(())
             }
             Err(cause) => Err(self.retire(cause)),
@@ -160,8 +183,7 @@ impl Journal {
         let header = Pool::next_header(self.volume, self.segment.number, self.offset);
         match self.pool.make(&header, 0) {
             Ok(segment) => {
-                self.segment = Arc::new(segment);
-                self.offset = BLOCK;
+                self.enter(segment);
                 WriteError::Discarded(cause)
             }
             Err(retire) => WriteError::Uncertain { cause, retire },

@@ -131,12 +131,17 @@ pub(super) fn recover(options: &Options, volume: VolumeId) -> io::Result<Recover
         last_group: 0,
     };
     let slices_dir = options.dir.join("slices");
-    let newest = recoverer.load_checkpoint(&options.dir.join("checkpoint"))?;
+    let checkpoint_dir = options.dir.join("checkpoint");
+    let mut newest = recoverer.load_checkpoint(&checkpoint_dir)?;
     let journal_dir = options.dir.join("journal");
     let (segments, spares) = recoverer.find_segments(&journal_dir)?;
     let (previous, previous_valid_to) = recoverer.read_segments(&segments)?;
-    recoverer.check_slice_files(&newest, &slices_dir)?;
+    let corrected = recoverer.check_slice_files(&mut newest, &slices_dir)?;
     recoverer.tidy_slice_files(&slices_dir)?;
+    if corrected {
+        newest.number += 1;
+        checkpoint::write(disk, &checkpoint_dir, volume, &newest)?;
+    }
     recoverer.index.position = (recoverer.last_entry, recoverer.last_group);
     let mut report = recoverer.report;
     report.slices = recoverer.index.slices.len();
@@ -213,8 +218,12 @@ impl Recoverer<'_> {
 
     /// Compares the files of slices with what the checkpoint says of them. A file that lost its end keeps its whole frames.
     /// After the journal was read: a file is missing for good reason when the journal says that its slice was released.
-    fn check_slice_files(&mut self, checkpoint: &Checkpoint, dir: &Path) -> io::Result<()> {
-        for state in &checkpoint.slices {
+    ///
+    /// Returns whether the checkpoint had to be corrected: it must be written anew then, because the files grow again, and what it
+    /// said of them would look right at the next opening.
+    fn check_slice_files(&mut self, checkpoint: &mut Checkpoint, dir: &Path) -> io::Result<bool> {
+        let mut corrected = false;
+        for state in &mut checkpoint.slices {
             let Some(slice) = self.index.slices.get_mut(&state.id) else {
                 continue;
             };
@@ -227,21 +236,37 @@ impl Recoverer<'_> {
             if len >= state.len {
                 continue;
             }
-            let kept = whole_frames(self.disk, &path, len, slice.compression)?;
+            let bytes = if len == 0 {
+                Vec::new()
+            } else {
+                self.disk.read(&path)?
+            };
+            // Only the start is kept: what follows is written behind it again.
+            let mut kept = sound(&bytes, state.len, slice.compression).unwrap_or_default();
+            let kept_len = kept.start();
+            if kept.ranges.len() > 1 {
+                let start = &bytes[..usize::try_from(kept_len).unwrap_or(0)];
+                kept = sound(start, kept_len, slice.compression).unwrap_or_default();
+            }
             let rows = state.figures.rows.saturating_sub(kept.rows);
             let raw_bytes = state.figures.raw_bytes.saturating_sub(kept.raw_bytes);
-            slice.file_len = kept.bytes;
+            slice.file_len = kept_len;
             slice.figures.rows = slice.figures.rows.saturating_sub(rows);
             slice.figures.raw_bytes = slice.figures.raw_bytes.saturating_sub(raw_bytes);
+            slice.synced_entry_before = 0;
             self.report.damage.push(Damage {
                 file: path,
-                from: kept.bytes,
+                from: kept_len,
                 to: state.len,
                 rows: Some(rows),
                 what: "the end of a slice file is missing",
             });
+            state.len = kept_len;
+            state.figures.rows = kept.rows;
+            state.figures.raw_bytes = kept.raw_bytes;
+            corrected = true;
         }
-        Ok(())
+        Ok(corrected)
     }
 
     fn find_segments(&mut self, dir: &Path) -> io::Result<(Vec<Found>, Vec<PathBuf>)> {
@@ -325,6 +350,11 @@ impl Recoverer<'_> {
         limit: Option<u64>,
         newest: bool,
     ) -> io::Result<u64> {
+        if newest {
+            // What is read here may be in the cache of the system only: the process was killed before its sync. Clients are
+            // told soon that it was written, so it must be on the disk first.
+            segment.file.sync_data()?;
+        }
         let len = limit.unwrap_or(segment.size).min(segment.size);
         let mut bytes = vec![0; usize::try_from(len).unwrap_or(usize::MAX)];
         segment.file.read_exact_at(&mut bytes, 0)?;
@@ -389,6 +419,8 @@ impl Recoverer<'_> {
                     .map(|slice| slice.flushed_entry);
                 if known.is_none_or(|flushed| number > flushed) {
                     self.index.seal(&seal, segment.number, number);
+                } else {
+                    self.index.usage.record(segment.number, seal.slice, number);
                 }
             }),
             Kind::Release => format::decode_release(payload).map(|slice| {
@@ -455,59 +487,63 @@ fn read_block(file: &dyn DiskFile, size: u64) -> Option<Vec<u8>> {
     Some(block)
 }
 
-/// What is left of a slice file that lost its end.
+/// What is sound in the bytes of a slice file.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Kept {
-    bytes: u64,
-    rows: u64,
-    raw_bytes: u64,
+pub(super) struct Sound {
+    /// Where, in order; neighbours are one range.
+    pub ranges: Vec<std::ops::Range<usize>>,
+    /// Rows in it.
+    pub rows: u64,
+    /// Its bytes before compression.
+    pub raw_bytes: u64,
 }
 
-impl Kept {
-    fn add(&mut self, bytes: usize, raw: &[u8]) {
-        self.bytes += bytes as u64;
+impl Sound {
+    fn add(&mut self, range: std::ops::Range<usize>, raw: &[u8]) {
+        match self.ranges.last_mut() {
+            Some(last) if last.end == range.start => last.end = range.end,
+            _ => self.ranges.push(range),
+        }
         self.rows += count_rows(raw);
         self.raw_bytes += raw.len() as u64;
     }
+
+    /// Length of the sound start of the file.
+    pub fn start(&self) -> u64 {
+        self.ranges
+            .first()
+            .filter(|range| range.start == 0)
+            .map_or(0, |range| range.end as u64)
+    }
 }
 
-/// The whole frames at the start of a file that lost its end.
-fn whole_frames(
-    disk: &dyn Disk,
-    path: &Path,
-    len: u64,
-    compression: Compression,
-) -> io::Result<Kept> {
-    let mut kept = Kept::default();
-    if len == 0 {
-        return Ok(kept);
-    }
-    let bytes = disk.read(path)?;
+/// Finds what is sound: for zstd every frame whose checksum is right, for plain CSV all whole rows. The members of a gzip file
+/// are not looked at: they count as sound when `len` bytes are there, and as lost when not.
+pub(super) fn sound(bytes: &[u8], len: u64, compression: Compression) -> Option<Sound> {
+    let mut sound = Sound::default();
     match compression {
         Compression::Zstd { .. } => {
-            let mut rest = &bytes[..];
-            while let Ok(length) = zstd::zstd_safe::find_frame_compressed_size(rest) {
-                let Some((frame, tail)) = rest.split_at_checked(length) else {
+            let mut at = 0;
+            while let Ok(length) = zstd::zstd_safe::find_frame_compressed_size(&bytes[at..]) {
+                let Some(frame) = bytes.get(at..at + length).filter(|frame| !frame.is_empty())
+                else {
                     break;
                 };
-                let Ok(raw) = zstd::decode_all(frame) else {
-                    break;
-                };
-                if frame.is_empty() {
-                    break;
+                if let Ok(raw) = zstd::decode_all(frame) {
+                    sound.add(at..at + length, &raw);
                 }
-                kept.add(frame.len(), &raw);
-                rest = tail;
+                at += length;
             }
+            Some(sound)
         }
         Compression::None => {
-            let end = end_of_rows(&bytes);
-            kept.add(end, &bytes[..end]);
+            let end = end_of_rows(bytes);
+            sound.add(0..end, &bytes[..end]);
+            Some(sound)
         }
-        // The end of a gzip member is not found without unpacking it; the whole file is given up.
-        Compression::Gzip { .. } => {}
+        Compression::Gzip { .. } if bytes.len() as u64 >= len => None,
+        Compression::Gzip { .. } => Some(sound),
     }
-    Ok(kept)
 }
 
 /// Where the last whole row ends. A line break inside quotes belongs to a value.

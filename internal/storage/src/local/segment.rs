@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use stream_model::{SliceId, VolumeId};
@@ -55,6 +56,9 @@ pub(super) struct Pool {
     dir: PathBuf,
     segment_bytes: u64,
     spares: Mutex<Vec<PathBuf>>,
+    /// Numbers the names of prepared segments. A name is never used twice: the segment that had it may have been taken a
+    /// moment ago and still carry it.
+    prepared: AtomicU64,
 }
 
 impl Pool {
@@ -69,7 +73,13 @@ impl Pool {
             dir,
             segment_bytes,
             spares: Mutex::new(spares),
+            prepared: AtomicU64::new(0),
         }
+    }
+
+    /// Length of an ordinary segment.
+    pub fn segment_bytes(&self) -> u64 {
+        self.segment_bytes
     }
 
     /// A durable segment that begins with `header` and has room for `payload` bytes behind it.
@@ -115,13 +125,25 @@ impl Pool {
         if !self.spares.lock().is_empty() {
             return Ok(());
         }
-        let path =
-            self.write_zeroes(&self.dir.join(format!("next.{SPARE}")), self.segment_bytes)?;
+        let number = self.prepared.fetch_add(1, Ordering::Relaxed);
+        let name = format!("prepared-{number:016x}.{SPARE}");
+        let path = self.write_zeroes(&self.dir.join(name), self.segment_bytes)?;
         self.spares.lock().push(path);
         Ok(())
     }
 
     fn write_zeroes(&self, path: &Path, size: u64) -> io::Result<PathBuf> {
+        match self.try_write_zeroes(path, size) {
+            Ok(()) => Ok(path.to_owned()),
+            Err(error) => {
+                // Half a segment must not take the room that others need, least of all on a full disk.
+                let _ = self.disk.remove(path);
+                Err(error)
+            }
+        }
+    }
+
+    fn try_write_zeroes(&self, path: &Path, size: u64) -> io::Result<()> {
         const CHUNK: u64 = 1 << 20;
         let file = self.disk.create(path)?;
         file.set_len(0)?;
@@ -132,8 +154,7 @@ impl Pool {
             file.write_all_at(&zeroes[..count as usize], offset)?;
             offset += count;
         }
-        file.sync_data()?;
-        Ok(path.to_owned())
+        file.sync_data()
     }
 
     /// Takes back a segment: it becomes a spare, or is removed when there are enough.
@@ -218,31 +239,29 @@ impl Usage {
             .collect()
     }
 
-    /// Takes out, from the oldest on, the segments that nobody needs; never the newest. `covered(slice, entry)` says
-    /// whether the rows of that entry are safe without the journal; `listed(slice)` whether a retained checkpoint names
-    /// the slice, and so would bring it back at the next opening if its release were forgotten.
-    pub fn take_free(
-        &mut self,
+    /// The oldest segment, if nobody needs it; never the newest. `covered(slice, entry)` says whether the rows of that entry
+    /// are safe without the journal; `listed(slice)` whether a retained checkpoint names the slice, and so would bring it
+    /// back at the next opening if its release were forgotten.
+    pub fn oldest_free(
+        &self,
         covered: impl Fn(SliceId, u64) -> bool,
         listed: impl Fn(SliceId) -> bool,
-    ) -> Vec<Arc<Segment>> {
-        let mut free = Vec::new();
-        while self.segments.len() > 1 {
-            let Some(oldest) = self.segments.first_entry() else {
-                break;
-            };
-            let usage = oldest.get();
-            let needed = usage
-                .entries
-                .iter()
-                .any(|(slice, entry)| !covered(*slice, *entry))
-                || usage.releases.iter().any(|slice| listed(*slice));
-            if needed {
-                break;
-            }
-            free.push(oldest.remove().segment);
+    ) -> Option<Arc<Segment>> {
+        if self.segments.len() < 2 {
+            return None;
         }
-        free
+        let (_, usage) = self.segments.first_key_value()?;
+        let needed = usage
+            .entries
+            .iter()
+            .any(|(slice, entry)| !covered(*slice, *entry))
+            || usage.releases.iter().any(|slice| listed(*slice));
+        (!needed).then(|| Arc::clone(&usage.segment))
+    }
+
+    /// Forgets a segment that was given back.
+    pub fn remove(&mut self, segment: u64) {
+        self.segments.remove(&segment);
     }
 }
 
@@ -265,8 +284,18 @@ mod tests {
         usage
     }
 
-    fn numbers(free: &[Arc<Segment>]) -> Vec<u64> {
-        free.iter().map(|segment| segment.number).collect()
+    /// Takes out all that are free.
+    fn take_free(
+        usage: &mut Usage,
+        covered: impl Fn(SliceId, u64) -> bool + Copy,
+        listed: impl Fn(SliceId) -> bool + Copy,
+    ) -> Vec<u64> {
+        let mut free = Vec::new();
+        while let Some(segment) = usage.oldest_free(covered, listed) {
+            usage.remove(segment.number);
+            free.push(segment.number);
+        }
+        free
     }
 
     #[test]
@@ -275,18 +304,15 @@ mod tests {
         let mut usage = usage(dir.path(), 4);
         usage.record(1, slice(1), 5);
         usage.record(2, slice(1), 7);
-        assert_eq!(
-            numbers(&usage.take_free(|_, entry| entry <= 5, |_| false)),
-            [1]
-        );
+        assert_eq!(take_free(&mut usage, |_, entry| entry <= 5, |_| false), [1]);
         // Segment 3 is empty, but 2 comes first.
         assert_eq!(
-            numbers(&usage.take_free(|_, entry| entry <= 5, |_| false)),
+            take_free(&mut usage, |_, entry| entry <= 5, |_| false),
             [0; 0]
         );
-        assert_eq!(numbers(&usage.take_free(|_, _| true, |_| false)), [2, 3]);
+        assert_eq!(take_free(&mut usage, |_, _| true, |_| false), [2, 3]);
         assert_eq!(
-            numbers(&usage.take_free(|_, _| true, |_| false)),
+            take_free(&mut usage, |_, _| true, |_| false),
             [0; 0],
             "the newest stays"
         );
@@ -298,10 +324,10 @@ mod tests {
         let mut usage = usage(dir.path(), 2);
         usage.record_release(1, slice(1));
         assert_eq!(
-            numbers(&usage.take_free(|_, _| true, |s| s == slice(1))),
+            take_free(&mut usage, |_, _| true, |s| s == slice(1)),
             [0; 0]
         );
-        assert_eq!(numbers(&usage.take_free(|_, _| true, |_| false)), [1]);
+        assert_eq!(take_free(&mut usage, |_, _| true, |_| false), [1]);
     }
 
     #[test]
@@ -330,6 +356,17 @@ mod tests {
             (2, 1, 77)
         );
         assert_eq!(std::fs::read_dir(dir.path()).expect("listed").count(), 1);
+    }
+
+    #[test]
+    fn a_prepared_segment_never_has_the_name_of_one_that_was_taken() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let pool = Pool::new(Arc::new(OsDisk), dir.path().to_owned(), 2 * BLOCK, vec![]);
+        pool.prepare().expect("prepared");
+        let taken = pool.spares.lock().pop().expect("there is one");
+        // The one that was taken is being given its header under its old name.
+        pool.prepare().expect("prepared");
+        assert_ne!(pool.spares.lock().last(), Some(&taken));
     }
 
     #[test]

@@ -31,6 +31,8 @@ struct FaultyDisk {
     fail_sync: Arc<AtomicBool>,
     /// No new segment can be made.
     fail_rename: AtomicBool,
+    /// The next sync of the journal's directory reports an error, after the rename before it.
+    fail_sync_dir: AtomicBool,
     /// What [`Disk::free_bytes`] says.
     free: AtomicU64,
 }
@@ -78,7 +80,8 @@ impl Disk for FaultyDisk {
         Ok(self.wrap(path, OsDisk.open(path)?))
     }
     fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        Ok(self.wrap(path, OsDisk.create(path)?))
+        // A segment that is being prepared; the one that is written to is opened.
+        OsDisk.create(path)
     }
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
         OsDisk.read(path)
@@ -102,7 +105,11 @@ impl Disk for FaultyDisk {
         OsDisk.list(path)
     }
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        OsDisk.sync_dir(path)
+        OsDisk.sync_dir(path)?;
+        if path.ends_with("journal") && self.fail_sync_dir.swap(false, Ordering::SeqCst) {
+            return Err(io::Error::other("injected"));
+        }
+        Ok(())
     }
     fn free_bytes(&self, path: &Path) -> io::Result<u64> {
         match self.free.load(Ordering::SeqCst) {
@@ -406,6 +413,33 @@ async fn a_failure_that_cannot_be_made_certain_stops_the_volume_without_an_answe
 }
 
 #[tokio::test]
+async fn a_segment_is_not_written_any_more_once_its_successor_may_exist() {
+    let fixture = Fixture::new();
+    let volume = fixture.undamaged();
+    volume.open_slice(spec(slice(1)));
+    let connection = volume.connect(SESSION).expect("open");
+    assert_eq!(
+        connection.append(one(slice(1), 1, "first")).await,
+        Ok(Answer::Committed)
+    );
+    // Too long for what is left of the segment; the next one gets its name, and then something fails.
+    let long = noise(&mut StdRng::seed_from_u64(1), 400_000);
+    fixture.disk.fail_sync_dir.store(true, Ordering::SeqCst);
+    let Ok(Answer::Refused(refusal)) = connection.append(one(slice(1), 2, &long)).await else {
+        panic!("there is no segment for it")
+    };
+    assert_eq!(refusal.reason, RefusalReason::DiskFull);
+    assert_eq!(
+        connection.append(one(slice(1), 2, "short")).await,
+        Ok(Answer::Committed)
+    );
+    volume.abandon().await;
+    let volume = fixture.undamaged();
+    assert_eq!(sealed_rows(&volume, slice(1)).await, ["first", "short"]);
+    volume.stop().await;
+}
+
+#[tokio::test]
 async fn a_second_process_is_refused() {
     let fixture = Fixture::new();
     let volume = fixture.undamaged();
@@ -524,10 +558,10 @@ async fn a_slice_remembers_a_bounded_number_of_sessions() {
     volume.stop().await;
 }
 
-/// Incompressible rows, so that a few batches fill segments and runs.
+/// Incompressible rows without quotes, so that a few batches fill segments and runs.
 fn noise(rng: &mut StdRng, len: usize) -> String {
     (0..len)
-        .map(|_| char::from(rng.random_range(b'!'..=b'~')))
+        .map(|_| char::from(rng.random_range(b'#'..=b'~')))
         .collect()
 }
 
@@ -639,12 +673,42 @@ async fn a_slice_file_that_lost_its_end_keeps_its_whole_frames_and_counts_them()
     let (volume, recovery) = fixture.open();
     assert_eq!(recovery.damage.len(), 1, "{:?}", recovery.damage);
     let lost = recovery.damage[0].rows.expect("they were counted");
+    // The file grows again behind what is left, and must not be taken for whole at the next opening.
+    volume.seal(slice(9), None).await.expect("sealed");
+    volume.abandon().await;
+    let volume = fixture.undamaged();
     let left = sealed_rows(&volume, slice(1)).await;
     assert_eq!(left.len() as u64 + lost, 60);
     assert!(lost > 0 && !left.is_empty());
     // What is left is whole rows, in order.
     let mut remaining = rows.iter();
     assert!(left.iter().all(|row| remaining.any(|r| r == row)));
+    volume.stop().await;
+}
+
+#[tokio::test]
+async fn a_damaged_frame_of_a_slice_file_is_dropped_and_the_others_go_on() {
+    let fixture = Fixture {
+        checkpoint_bytes: 1 << 20,
+        ..Fixture::new()
+    };
+    let volume = fixture.undamaged();
+    volume.open_slice(spec(slice(1)));
+    let connection = volume.connect(SESSION).expect("open");
+    let mut rng = StdRng::seed_from_u64(10);
+    for seq in 1..=60 {
+        let batch = one(slice(1), seq, &noise(&mut rng, 60_000));
+        assert_eq!(connection.append(batch).await, Ok(Answer::Committed));
+    }
+    volume.abandon().await;
+    let file = volume.slice_path(slice(1));
+    let mut bytes = std::fs::read(&file).expect("a checkpoint wrote it");
+    bytes[50_000] ^= 1;
+    std::fs::write(&file, bytes).expect("written");
+    let volume = fixture.undamaged();
+    let left = sealed_rows(&volume, slice(1)).await;
+    // Frames of 256 KiB before compression hold five such rows.
+    assert_eq!(left.len(), 55);
     volume.stop().await;
 }
 

@@ -216,6 +216,19 @@ struct Threads {
     flush: JoinHandle<()>,
 }
 
+type Waiters = HashMap<SliceId, Vec<oneshot::Sender<Content>>>;
+
+/// Stops the volume when a thread of it panics: what waits for the thread must not wait for ever.
+pub(super) struct FailOnPanic(pub Arc<Shared>);
+
+impl Drop for FailOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.fail("a thread of the volume panicked".to_owned());
+        }
+    }
+}
+
 /// What the handle and both threads share.
 pub(super) struct Shared {
     pub id: VolumeId,
@@ -232,8 +245,8 @@ pub(super) struct Shared {
     pub pool: Arc<Pool>,
     /// Lock order: `index` before `waiters` and before the locks inside `flush` and `queue`.
     pub index: Mutex<Index>,
-    /// Who waits for the content of a sealed slice.
-    pub waiters: Mutex<HashMap<SliceId, Vec<oneshot::Sender<Content>>>>,
+    /// Who waits for the content of a sealed slice; none once nobody will answer any more.
+    waiters: Mutex<Option<Waiters>>,
     pub free_bytes: AtomicU64,
     crossed: Mutex<VecDeque<CrossedSlice>>,
     crossed_filled: Notify,
@@ -281,7 +294,7 @@ impl Shared {
 
     fn drop_everything(&self) {
         self.queue.fail();
-        self.waiters.lock().clear();
+        self.close_waiters();
         self.flush.stop();
     }
 
@@ -290,8 +303,28 @@ impl Shared {
         self.flush.segment_started();
     }
 
+    /// Notes who waits. When nobody will answer any more the sender is dropped, which tells that.
     pub fn wait_for_content(&self, slice: SliceId, waiter: oneshot::Sender<Content>) {
-        self.waiters.lock().entry(slice).or_default().push(waiter);
+        if let Some(waiters) = &mut *self.waiters.lock() {
+            let waiting = waiters.entry(slice).or_default();
+            waiting.retain(|waiter| !waiter.is_closed());
+            waiting.push(waiter);
+        }
+    }
+
+    /// Takes those who wait for the content of a slice.
+    pub fn take_waiters(&self, slice: SliceId) -> Vec<oneshot::Sender<Content>> {
+        let mut waiters = self.waiters.lock();
+        waiters
+            .as_mut()
+            .and_then(|waiters| waiters.remove(&slice))
+            .unwrap_or_default()
+    }
+
+    /// Tells all who wait, and all who come, that there will be no answer.
+    pub fn close_waiters(&self) {
+        let dropped = self.waiters.lock().take();
+        drop(dropped);
     }
 
     /// Looks at a slice that has just grown.
@@ -371,7 +404,7 @@ impl Volume {
             flush: FlushSignal::default(),
             pool,
             index: Mutex::new(index),
-            waiters: Mutex::default(),
+            waiters: Mutex::new(Some(Waiters::new())),
             free_bytes: AtomicU64::new(options.disk.free_bytes(&options.dir)?),
             crossed: Mutex::default(),
             crossed_filled: Notify::new(),
@@ -640,6 +673,10 @@ fn identity(options: &Options) -> Result<(VolumeId, bool), OpenError> {
                 .map_err(|_| OpenError::Identity { path: path.clone() })?;
             Ok((id, false))
         }
+        // Rows are known by the identity of their volume: a volume that has some must not get a new one.
+        Err(error) if error.kind() == io::ErrorKind::NotFound && has_journal(options) => {
+            Err(OpenError::Identity { path })
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let id = VolumeId::new(options.clock.now(), rand::random());
             options
@@ -650,6 +687,17 @@ fn identity(options: &Options) -> Result<(VolumeId, bool), OpenError> {
         }
         Err(error) => Err(failed(error)),
     }
+}
+
+/// Whether there are journal segments in the directory.
+fn has_journal(options: &Options) -> bool {
+    let files = options
+        .disk
+        .list(&options.dir.join("journal"))
+        .unwrap_or_default();
+    files
+        .iter()
+        .any(|file| super::segment::segment_number(file).is_some())
 }
 
 /// The last two segments of the path, `type/label`: what people call the volume.
