@@ -64,6 +64,11 @@ impl FlushSignal {
         self.add(|work| std::mem::replace(&mut work.stopping, true));
     }
 
+    /// Whether the thread is being waited for. What it has not done yet is done after the next opening.
+    fn is_stopping(&self) -> bool {
+        self.work.lock().stopping
+    }
+
     fn add(&self, change: impl FnOnce(&mut Work) -> bool) {
         change(&mut self.work.lock());
         self.filled.notify_one();
@@ -216,7 +221,7 @@ impl Flusher {
 
     /// Writes all complete runs of a slice's pending frames.
     fn flush_runs(&mut self, id: SliceId) -> io::Result<()> {
-        loop {
+        while !self.shared.flush.is_stopping() && self.shared.failed().is_none() {
             let run: Vec<Frame> = {
                 let index = self.shared.index.lock();
                 let Some(slice) = index.slices.get(&id) else {
@@ -229,6 +234,7 @@ impl Flusher {
             };
             self.write_run(id, &run)?;
         }
+        Ok(())
     }
 
     /// Writes one run to the end of the slice file and takes it off the pending frames.
