@@ -15,8 +15,8 @@ use stream_model::{SliceId, Timestamp};
 
 use super::checkpoint::{self, Checkpoint, CheckpointSlice};
 use super::index::{Frame, Slice, Stage};
-use super::recovery;
 use super::slice_file::{Checksum, Packer, complete_run};
+use super::sound::sound;
 use super::volume::{Content, FailOnPanic, Shared};
 
 /// Free space, ages and gauges are looked at this often.
@@ -354,7 +354,7 @@ impl Flusher {
         let path = self.shared.slice_path(state.id);
         let mut bytes = self.shared.disk.read(&path)?;
         bytes.truncate(usize::try_from(state.len).unwrap_or(usize::MAX));
-        let Some(sound) = recovery::sound(&bytes, state.len, state.compression) else {
+        let Some(sound) = sound(&bytes, state.len, state.compression) else {
             return Ok(());
         };
         let whole = sound.start() == bytes.len() as u64 && sound.rows == state.figures.rows;

@@ -47,8 +47,10 @@ mod journal;
 mod metrics;
 mod queue;
 mod recovery;
+mod scan;
 mod segment;
 mod slice_file;
+mod sound;
 #[cfg(test)]
 mod tests;
 mod volume;
