@@ -5,11 +5,13 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
+use stream_model::level::Compression;
 use stream_model::statistics::Figures;
 use stream_model::{SliceId, Timestamp};
 
@@ -348,39 +350,88 @@ impl Flusher {
         Ok(())
     }
 
-    /// Looks through a file that an earlier run has begun, before its content is vouched for: damaged frames are dropped, so
-    /// that the rest can be imported.
+    /// Looks through the part of a file that an earlier run has written, before its content is vouched for: damaged frames
+    /// are dropped, so that the rest can be imported.
+    ///
+    /// In an order that a crash may cut anywhere: first the file has the sound frames of that part only, which the next
+    /// opening takes for a file that lost its end; then a checkpoint says so; then what this run wrote follows again, which
+    /// the next opening would take from the journal.
     fn drop_damaged(&mut self, state: &mut CheckpointSlice) -> io::Result<()> {
-        let path = self.shared.slice_path(state.id);
-        let mut bytes = self.shared.disk.read(&path)?;
-        bytes.truncate(usize::try_from(state.len).unwrap_or(usize::MAX));
-        let Some(sound) = sound(&bytes, state.len, state.compression) else {
+        let Some(known) = self.checkpointed.get(&state.id).cloned() else {
             return Ok(());
         };
-        let whole = sound.start() == bytes.len() as u64 && sound.rows == state.figures.rows;
-        if whole {
+        // Only frames of zstd carry a checksum that can be looked at here.
+        if !matches!(state.compression, Compression::Zstd { .. }) {
             return Ok(());
         }
-        let rest: Vec<u8> = sound
-            .ranges
-            .iter()
-            .flat_map(|range| &bytes[range.clone()])
-            .copied()
-            .collect();
-        let lost = state.figures.rows.saturating_sub(sound.rows);
+        let path = self.shared.slice_path(state.id);
+        let bytes = self.shared.disk.read(&path)?;
+        let (old, new) = (usize::try_from(known.len), usize::try_from(state.len));
+        let parts = old
+            .ok()
+            .zip(new.ok())
+            .and_then(|(old, new)| bytes.get(..new)?.split_at_checked(old));
+        let Some((old, new)) = parts else {
+            return Err(io::Error::other(
+                "the slice file is shorter than what was written to it",
+            ));
+        };
+        let Some(sound) = sound(old, known.len, state.compression) else {
+            return Ok(());
+        };
+        if sound.start() == known.len && sound.rows == known.figures.rows {
+            return Ok(());
+        }
+        let lost = known.figures.rows.saturating_sub(sound.rows);
+        let lost_raw = known.figures.raw_bytes.saturating_sub(sound.raw_bytes);
         tracing::error!(
             volume = %self.shared.label, slice = %state.id, file = %path.display(), lost,
             "damaged frames were dropped from a slice file, the other rows go on"
         );
-        self.shared.disk.replace(&path, &rest)?;
-        state.len = rest.len() as u64;
-        state.figures.rows = sound.rows;
-        state.figures.raw_bytes = sound.raw_bytes;
+        let rest: Vec<u8> = sound
+            .ranges
+            .iter()
+            .flat_map(|range| &old[range.clone()])
+            .copied()
+            .collect();
+        let kept = CheckpointSlice {
+            len: rest.len() as u64,
+            figures: Figures {
+                rows: sound.rows,
+                raw_bytes: sound.raw_bytes,
+                ..known.figures
+            },
+            ..known
+        };
+        // From here on the file and the index disagree until all is done: after a failure only a new opening helps.
+        self.repair(&path, &rest, new, kept).inspect_err(|error| {
+            self.shared
+                .fail(format!("cannot repair {}: {error}", path.display()));
+        })?;
+        state.len = (rest.len() + new.len()) as u64;
+        state.figures.rows = state.figures.rows.saturating_sub(lost);
+        state.figures.raw_bytes = state.figures.raw_bytes.saturating_sub(lost_raw);
         if let Some(slice) = self.shared.index.lock().slices.get_mut(&state.id) {
             slice.file_len = state.len;
             slice.figures = state.figures;
         }
         Ok(())
+    }
+
+    fn repair(
+        &mut self,
+        path: &Path,
+        rest: &[u8],
+        new: &[u8],
+        kept: CheckpointSlice,
+    ) -> io::Result<()> {
+        self.shared.disk.replace(path, rest)?;
+        self.checkpointed.insert(kept.id, kept);
+        self.write_checkpoint()?;
+        self.shared
+            .disk
+            .open(path)?
+            .write_all_at(new, rest.len() as u64)
     }
 
     fn checksum(&mut self, id: SliceId, len: u64) -> io::Result<String> {
