@@ -30,15 +30,39 @@ run-stream-service: protoc ## Run all components on this machine; more arguments
 	$(CARGO) run --release --locked --package stream-service -- all $(ARGS)
 
 .PHONY: test
-test: protoc ## Run all tests
+test: protoc test-servers ## Run all tests
 	@# The end-to-end tests start the real binary, which "cargo test" alone does not build.
 	$(CARGO) build --workspace --locked --bins --tests
 	$(CARGO) test --workspace --locked $(ARGS)
 
-.PHONY: test-etcd
-test-etcd: protoc ## Run the tests of the state against a real, empty etcd: STREAM_TEST_ETCD_ENDPOINT=http://…
-	@test -n "$$STREAM_TEST_ETCD_ENDPOINT" || { echo "set STREAM_TEST_ETCD_ENDPOINT to the URL of an etcd that may be written to"; exit 1; }
-	$(CARGO) test --locked --package stream-etcd-embedded --package stream-state $(ARGS) -- --include-ignored
+.PHONY: test-servers
+test-servers: ## Install the servers that tests need, where that can be done (Debian as root)
+	@{ command -v etcd || [ -n "$$STREAM_TEST_ETCD" ]; } >/dev/null && command -v etcdctl >/dev/null || ! command -v apt-get >/dev/null || [ "$$(id -u)" != 0 ] || { \
+		echo "installing etcd for the tests"; \
+		apt-get install --yes --quiet=2 --no-install-recommends etcd-server etcd-client >/dev/null || \
+		{ apt-get update --quiet=2 && apt-get install --yes --quiet=2 --no-install-recommends etcd-server etcd-client >/dev/null; } || \
+		echo "etcd could not be installed: the tests on a real etcd are skipped, or fail with CI=true"; \
+	}
+
+.PHONY: torture
+torture: SEEDS ?= 10000
+torture: FIRST_SEED ?= 0
+torture: protoc ## Run many seeds of the volume on a simulated disk: SEEDS=10000 FIRST_SEED=0; one again: SEED=…
+	STREAM_TEST_SEEDS=$(SEEDS) STREAM_TEST_FIRST_SEED=$(FIRST_SEED) $(if $(SEED),STREAM_TEST_SEED=$(SEED)) \
+		$(CARGO) test --package stream-storage --locked --test simulation -- --nocapture --exact \
+		nothing_acknowledged_is_lost_or_doubled_and_nothing_else_is_half_there
+
+.PHONY: torture-state
+torture-state: TIME ?= 180
+torture-state: OPERATIONS ?= 100000
+torture-state: KILLS ?= 60
+torture-state: DISKS ?= 500
+torture-state: protoc test-servers ## Long runs of the state: TIME=180 (s of a cluster losing members) OPERATIONS=100000 KILLS=60 DISKS=500 SEED=…
+	$(CARGO) build --workspace --locked --bins --tests
+	$(if $(SEED),STREAM_TEST_SEED=$(SEED)) STREAM_TEST_SECONDS=$(TIME) \
+		$(CARGO) test --package stream-state --locked --test state members -- --nocapture
+	$(if $(SEED),STREAM_TEST_SEED=$(SEED)) STREAM_TEST_OPERATIONS=$(OPERATIONS) STREAM_TEST_KILLS=$(KILLS) STREAM_TEST_DISKS=$(DISKS) \
+		$(CARGO) test --package stream-etcd-embedded --locked -- --nocapture differential killed crash
 
 .PHONY: lint
 lint: protoc ## Check formatting, lints and (where installed) dependencies

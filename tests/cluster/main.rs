@@ -10,12 +10,20 @@
 )]
 
 mod crash;
+mod etcd_keys;
+mod etcd_load;
+mod etcd_namespaces;
+mod etcd_outage;
+mod etcd_start;
 mod refusals;
 mod shutdown;
 mod sinks;
 mod start;
+mod state_command;
 mod traffic;
 mod verdict;
+mod volume_command;
+mod volume_forget;
 
 use stream_tests::scratch::Scratch;
 use stream_tests::setup::Setup;

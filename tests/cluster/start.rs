@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep};
 use crate::new_setup;
 
 /// Checks that a process did not start and said why in one line with these words.
-fn assert_refused(ended: &Ended, words: &[&str]) {
+pub fn assert_refused(ended: &Ended, words: &[&str]) {
     let said = &ended.stderr;
     assert!(!ended.success, "it exited with 0: {said}");
     let reasons: Vec<&str> = said

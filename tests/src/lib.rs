@@ -12,7 +12,6 @@
 
 pub mod client;
 pub mod expectation;
-pub mod free_port;
 pub mod log;
 pub mod program;
 pub mod scratch;

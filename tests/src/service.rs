@@ -20,6 +20,8 @@ const STOP_PATIENCE: Duration = Duration::from_secs(120);
 pub struct Ended {
     /// Whether it exited with 0.
     pub success: bool,
+    /// Its exit code; none when a signal ended it.
+    pub code: Option<i32>,
     /// What it wrote.
     pub stdout: String,
     /// What it said.
@@ -36,6 +38,7 @@ impl Setup {
         let status = process.wait(PATIENCE).await?;
         Ok(Ended {
             success: status.success(),
+            code: status.code(),
             stdout: process.stdout.lines().join("\n"),
             stderr: process.stderr.lines().join("\n"),
         })

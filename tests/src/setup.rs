@@ -8,7 +8,7 @@ use anyhow::Context;
 use hyper::Method;
 
 use crate::client::{request, send_once};
-use crate::free_port::free_port;
+use stream_tests_etcd::free_port::free_port;
 
 /// All components.
 const COMPONENTS: [&str; 5] = [

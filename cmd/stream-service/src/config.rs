@@ -84,6 +84,8 @@ section! {
         username: Option<String> = None,
         /// Password of the user. Default: none.
         password: Option<Secret<String>> = None,
+        /// Certificates.
+        tls: EtcdTls = EtcdTls::default(),
         /// How long the first connection may take, 1s to 5m. Default 30s.
         connect_timeout: Interval = Interval::from_secs(30),
         /// How often a connection is probed, 1s to 5m. Default 10s.
@@ -92,6 +94,18 @@ section! {
         keep_alive_timeout: Interval = Interval::from_secs(5),
         /// The embedded state store.
         embedded: EmbeddedEtcd = EmbeddedEtcd::default(),
+    }
+}
+
+section! {
+    /// `etcd.tls.*`
+    EtcdTls {
+        /// PEM file with the authorities that sign the certificates of the members. Default: none, no encryption.
+        ca: Option<PathBuf> = None,
+        /// PEM file with the certificate of this process, where etcd asks for one. Default: none.
+        cert: Option<PathBuf> = None,
+        /// PEM file with the key of that certificate. Default: none.
+        key: Option<PathBuf> = None,
     }
 }
 
@@ -163,9 +177,9 @@ section! {
         enable: bool = true,
         /// Time between two rounds, 1s to 24h. Default 1m.
         interval: Interval = Interval::from_secs(60),
-        /// Imported files of a sink that are kept for inspection, 0 to 100. Default 30.
+        /// Imported files of a sink that are kept, 0 to 100: older ones go after 2 min, with their staged objects. Default 30.
         archived_file_retention_per_sink: usize = 30,
-        /// How long imported files and their staged objects are kept at least, 1s to 720h. Default 1h.
+        /// How long the staged objects of imported files are kept, 1s to 720h. Default 1h.
         archived_file_expiration: Interval = Interval::from_secs(3600),
     }
 }
@@ -414,6 +428,12 @@ impl Config {
             .map_err(|error| format!("nodeID: {error}"))?;
         self.api.validate().map_err(|error| error.to_string())?;
         self.source.http.validate()?;
+        if self.etcd.endpoint.iter().any(|url| url.contains('@')) {
+            // Not shown: whatever stands before the @ may be a password.
+            let rule = "etcd.endpoint must hold no user name or password; set etcd.username and etcd.password";
+            return Err(rule.to_owned());
+        }
+        self.etcd.tls.validate()?;
         let minutes = |n: u64| Interval::from_secs(n * 60);
         let second = Interval::from_secs(1);
         between(
@@ -604,6 +624,7 @@ impl Config {
             endpoints: self.etcd.endpoint.clone(),
             username: self.etcd.username.clone(),
             password: self.etcd.password.clone(),
+            tls: self.etcd.tls.resolved(),
             connect_timeout: self.etcd.connect_timeout.0,
             keep_alive_interval: self.etcd.keep_alive_interval.0,
             keep_alive_timeout: self.etcd.keep_alive_timeout.0,
@@ -614,6 +635,27 @@ impl Config {
     #[must_use]
     pub const fn registration_ttl(&self) -> Duration {
         Duration::from_secs(self.storage.level.local.volume.registration.ttl_seconds)
+    }
+}
+
+impl EtcdTls {
+    fn validate(&self) -> Result<(), String> {
+        match (&self.ca, &self.cert, &self.key) {
+            (None, Some(_), _) | (None, _, Some(_)) => {
+                Err("etcd.tls.cert and etcd.tls.key need etcd.tls.ca; set all three".to_owned())
+            }
+            (Some(_), Some(_), None) | (Some(_), None, Some(_)) => Err(
+                "etcd.tls.cert and etcd.tls.key belong together; set both or neither".to_owned(),
+            ),
+            _ => Ok(()),
+        }
+    }
+
+    fn resolved(&self) -> Option<stream_state::Tls> {
+        Some(stream_state::Tls {
+            ca: self.ca.clone()?,
+            identity: self.cert.clone().zip(self.key.clone()),
+        })
     }
 }
 
@@ -664,6 +706,29 @@ mod tests {
         config.storage.level.local.journal.max_size = ByteSize(1 << 20);
         let message = config.validate().expect_err("too small");
         assert!(message.ends_with("set 512MB or more"), "{message}");
+    }
+
+    #[test]
+    fn a_password_in_an_endpoint_is_refused_without_a_word_of_it() {
+        let mut config = Config::default().resolved();
+        config.etcd.endpoint = vec!["http://root:hunter2@a:2379".to_owned()];
+        let message = config.validate().expect_err("a password");
+        assert!(message.contains("etcd.username"), "{message}");
+        assert!(!message.contains("hunter2"), "{message}");
+    }
+
+    #[test]
+    fn a_certificate_needs_its_key_and_an_authority() {
+        let file = || Some(PathBuf::from("x.pem"));
+        let valid = |ca, cert, key| {
+            let mut config = Config::default().resolved();
+            config.etcd.tls = EtcdTls { ca, cert, key };
+            config.validate().is_ok()
+        };
+        assert!(valid(None, None, None) && valid(file(), None, None));
+        assert!(valid(file(), file(), file()));
+        assert!(!valid(file(), file(), None) && !valid(file(), None, file()));
+        assert!(!valid(None, file(), file()));
     }
 
     #[test]

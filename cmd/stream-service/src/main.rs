@@ -5,6 +5,9 @@
 mod banner;
 mod component;
 mod config;
+mod forget;
+mod state;
+mod volume;
 mod wiring;
 
 use std::io::Write;
@@ -32,6 +35,11 @@ const HELP: Help = Help {
 Commands, instead of components:
   config print         every key with its value and origin
   check                checks the configuration
+  state dump [json]    prints the state, as a tree or as JSON Lines
+  state check          checks every rule of the state, exits with 1 when one is broken
+  volume inspect PATH  prints what is on a volume, or on all below a directory, without the service
+  volume verify PATH   checks every checksum on them, exits with 1 when something is damaged
+  volume forget ID     says what is lost with a volume whose disk is gone; with \"confirm\" gives it up
   version              prints the version",
     after: "",
     describe: |_| None,
@@ -51,6 +59,9 @@ fn main() -> ExitCode {
 /// What the process is asked to do.
 enum Command {
     Print(String),
+    State(Box<Config>, state::Look),
+    Volume(volume::Look),
+    Forget(Box<Config>, forget::Forget),
     Serve(
         Box<Config>,
         std::collections::BTreeSet<component::Component>,
@@ -67,6 +78,9 @@ fn run() -> anyhow::Result<ExitCode> {
                 .context("cannot write to standard output")?;
             Ok(ExitCode::SUCCESS)
         }
+        Command::Volume(look) => volume::run(&look),
+        Command::Forget(config, order) => runtime()?.block_on(forget::run(&config, order)),
+        Command::State(config, look) => runtime()?.block_on(state::run(&config, look)),
         Command::Serve(config, components, warnings, shown) => {
             stream_node::init_logging(config.log.format, &config.log.level)?;
             for warning in warnings {
@@ -79,16 +93,20 @@ fn run() -> anyhow::Result<ExitCode> {
             tracing::info!("enabled components: {}", names.join(", "));
             tracing::info!("configuration: {shown}");
             wiring::raise_file_limit();
-            let runtime = tokio::runtime::Builder::new_multi_thread()
-                .enable_all()
-                .build()
-                .context("cannot start the runtime")?;
+            let runtime = runtime()?;
             let result = runtime.block_on(wiring::serve(*config, components));
             // What is still running belongs to clients that were cut off; nothing of ours is left.
             runtime.shutdown_background();
             result
         }
     }
+}
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")
 }
 
 fn command() -> anyhow::Result<Command> {
@@ -99,6 +117,11 @@ fn command() -> anyhow::Result<Command> {
     let words: Vec<&str> = flags.words.iter().map(String::as_str).collect();
     if flags.version || words == ["version"] {
         return Ok(Command::Print(format!("stream-service {VERSION}\n")));
+    }
+    if let ["volume", words @ ..] = &words[..]
+        && words.first() != Some(&"forget")
+    {
+        return Ok(Command::Volume(volume::parse(words)?));
     }
     let (layers, config) = load(&flags)?;
     if let Some(format) = flags.dump_config {
@@ -119,6 +142,10 @@ fn command() -> anyhow::Result<Command> {
             }
             Ok(Command::Print(text))
         }
+        ["volume", "forget", ref words @ ..] => {
+            Ok(Command::Forget(Box::new(config), forget::parse(words)?))
+        }
+        ["state", ref words @ ..] => Ok(Command::State(Box::new(config), state::parse(words)?)),
         ["check"] => Ok(Command::Print("The configuration is valid.\n".to_owned())),
         _ => {
             let components = component::parse(&flags.words)?;

@@ -12,11 +12,11 @@ use hyper::{Method, Request};
 use prometheus::Registry;
 use stream_model::definition::token::Role;
 use stream_model::level::Defaults;
-use stream_model::{Clock, ErrorKind};
+use stream_model::{Clock, ErrorKind, NodeId};
 use stream_node::{
     Listener, OnError, ReadyFlag, ServeOptions, ServerMetrics, Shutdown, StillRunning, Tasks,
 };
-use stream_state::{Mirror, Store};
+use stream_state::{Lease, Mirror, Store};
 use stream_target::Targets;
 use tokio::time::Instant;
 use tracing::{debug, info};
@@ -43,6 +43,10 @@ const MAX_CONNECTIONS: usize = 1024;
 pub struct Deps {
     /// The state.
     pub store: Store,
+    /// The lease of this process, under which tasks take their locks.
+    pub lease: Lease,
+    /// This process.
+    pub node: NodeId,
     /// The mirror of the state in this process.
     pub mirror: Mirror,
     /// The targets of this installation.
@@ -115,6 +119,7 @@ impl Api {
         let work = Tasks::new("api work", &deps.shutdown);
         let runner = Runner::new(
             deps.store.clone(),
+            (deps.lease, deps.node),
             Arc::clone(&deps.clock),
             work.clone(),
             metrics.clone(),

@@ -3,8 +3,11 @@
 //! The record of a task is stored before its work begins and finished after it, so that whoever was answered 202 can
 //! learn the outcome from any API process. The work itself is in this process only: a crash leaves the record unfinished,
 //! see `orphan`.
+//!
+//! Between API processes the order is kept by a lock per entity in the state. What a task writes is guarded by that lock: a
+//! process that was paused for so long that another one went on changes nothing any more.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,9 +15,9 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
-use stream_model::{Clock, SinkKey, SourceKey, Timestamp};
+use stream_model::{Clock, NodeId, SinkKey, SourceKey, Timestamp};
 use stream_node::{OnError, Tasks};
-use stream_state::{Outputs, StateError, Store, Task, TaskStatus, Versioned};
+use stream_state::{Lease, Lock, Outputs, StateError, Store, Task, TaskStatus, Versioned};
 use tokio::sync::OwnedMutexGuard;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -52,6 +55,14 @@ impl Entity {
             Self::Sink(sink) => {
                 format!("{}/{}/{}", source.branch.branch, source.source, sink.sink)
             }
+        }
+    }
+
+    /// The name of its lock.
+    fn lock(&self) -> String {
+        match self {
+            Self::Source(source) => format!("source/{source}"),
+            Self::Sink(sink) => format!("sink/{sink}"),
         }
     }
 
@@ -95,59 +106,101 @@ pub(crate) struct Order {
     pub(crate) entity: Entity,
     /// Where the changed thing is found afterwards.
     pub(crate) url: String,
-    /// Does it and says so in a sentence.
-    pub(crate) work: BoxFuture<'static, Result<&'static str, ApiError>>,
+    /// Does it and says so in a sentence. Whatever it writes goes through the store that it is given.
+    pub(crate) work: Work,
+    /// The entity, when it is taken already.
+    pub(crate) reservation: Option<Reservation>,
+}
+
+/// The work of a task.
+pub(crate) type Work = Box<dyn FnOnce(Store) -> Working + Send>;
+type Working = BoxFuture<'static, Result<&'static str, ApiError>>;
+
+/// Boxes the work of a task.
+pub(crate) fn work<F>(work: impl FnOnce(Store) -> F + Send + 'static) -> Work
+where
+    F: Future<Output = Result<&'static str, ApiError>> + Send + 'static,
+{
+    Box::new(move |store| work(store).boxed())
 }
 
 /// Starts tasks and sees them through. Clones are handles of the same runner.
 #[derive(Clone)]
 pub(crate) struct Runner {
     store: Store,
+    lease: Lease,
+    node: NodeId,
     clock: Arc<dyn Clock>,
     tasks: Tasks,
     metrics: Metrics,
     queues: Arc<Queues>,
-    reserved: Arc<Mutex<HashSet<String>>>,
 }
 
 impl Runner {
-    pub(crate) fn new(store: Store, clock: Arc<dyn Clock>, tasks: Tasks, metrics: Metrics) -> Self {
-        let (queues, reserved) = (Arc::default(), Arc::default());
+    pub(crate) fn new(
+        store: Store,
+        holder: (Lease, NodeId),
+        clock: Arc<dyn Clock>,
+        tasks: Tasks,
+        metrics: Metrics,
+    ) -> Self {
+        let (lease, node) = holder;
+        let queues = Arc::default();
         Self {
             store,
+            lease,
+            node,
             clock,
             tasks,
             metrics,
             queues,
-            reserved,
         }
     }
 
-    /// Reserves an entity for its creation; none when it is being created already. Given back when dropped.
-    pub(crate) fn reserve(&self, entity: &Entity) -> Option<Reservation> {
-        let name = entity.queue();
-        let is_first = self.reserved.lock().insert(name.clone());
-        is_first.then(|| Reservation {
-            reserved: Arc::clone(&self.reserved),
-            name,
-        })
+    /// Reserves an entity for its creation; none when somebody works on it already, here or in another process. Given back
+    /// when dropped.
+    pub(crate) async fn reserve(&self, entity: &Entity) -> Result<Option<Reservation>, StateError> {
+        // First the turn, then the lock, as every task does: the other way round two could wait for each other.
+        let turn = self.queues.join(entity.queue()).await;
+        let Some(turn) = turn.now_or_never() else {
+            return Ok(None);
+        };
+        let lock = self
+            .store
+            .try_lock(&self.lease, &entity.lock(), self.node.as_str())
+            .await?;
+        Ok(lock.map(|lock| Reservation { lock, turn }))
     }
 
     /// Records a task and starts it as soon as those before it on the same entity have ended.
     pub(crate) async fn start(&self, order: Order) -> Result<Task, ApiError> {
-        let turn = self.queues.join(order.entity.queue()).await;
+        // The place in the queue is that of the request.
+        let queue = match order.reservation {
+            Some(_) => None,
+            None => Some(self.queues.join(order.entity.queue()).await),
+        };
         let task = new_task(&order, self.clock.now());
         let recorded = self.store.create_task(task).await?;
         let task = recorded.value.clone();
         let outputs = outputs(&order);
-        let Order { kind, work, .. } = order;
+        let Order {
+            kind,
+            work,
+            entity,
+            reservation,
+            ..
+        } = order;
         let runner = self.clone();
         let unfinished = Unfinished::new(&self.metrics);
         self.tasks
             .spawn("api task", OnError::LogAndContinue, async move {
                 let _unfinished = unfinished;
-                let turn = turn.await;
-                let outcome = run(work).await;
+                let (turn, lock) = match (reservation, queue) {
+                    (Some(Reservation { lock, turn }), _) => (Some(turn), Some(lock)),
+                    (None, Some(queue)) => (Some(queue.await), None),
+                    (None, None) => (None, None),
+                };
+                let outcome = run(runner.clone().work(work, entity, lock).boxed()).await;
                 let finished = finished(&recorded.value, outcome, outputs, runner.clock.now());
                 let status = status_name(finished.status);
                 info!(
@@ -166,6 +219,36 @@ impl Runner {
                 Ok(())
             });
         Ok(task)
+    }
+
+    /// Does the work of a task under the lock of its entity.
+    async fn work(
+        self,
+        work: Work,
+        entity: Entity,
+        lock: Option<Lock>,
+    ) -> Result<&'static str, ApiError> {
+        let lock = match lock {
+            Some(lock) => lock,
+            None => self.wait_for_lock(&entity).await?,
+        };
+        let outcome = work(self.store.guarded_by(&lock)).await;
+        if let Err(error) = lock.release().await {
+            warn!(entity = entity.queue(), %error, "lock is given back later");
+        }
+        outcome
+    }
+
+    async fn wait_for_lock(&self, entity: &Entity) -> Result<Lock, ApiError> {
+        let (name, stop) = (entity.lock(), self.tasks.token());
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => Err(ApiError::new(
+                Code::Unavailable,
+                "The service stopped before it could begin; repeat the request.",
+            )),
+            lock = self.store.lock(&self.lease, &name, self.node.as_str()) => Ok(lock?),
+        }
     }
 }
 
@@ -291,14 +374,9 @@ pub(crate) const fn status_name(status: TaskStatus) -> &'static str {
 /// An entity that is being created.
 #[must_use = "dropping it lets another creation begin"]
 pub(crate) struct Reservation {
-    reserved: Arc<Mutex<HashSet<String>>>,
-    name: String,
-}
-
-impl Drop for Reservation {
-    fn drop(&mut self) {
-        self.reserved.lock().remove(&self.name);
-    }
+    lock: Lock,
+    /// The turn in this process.
+    turn: OwnedMutexGuard<()>,
 }
 
 /// Counts a task until it has ended, however it ends.

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -30,6 +31,16 @@ pub struct Endpoint {
 impl Endpoint {
     pub(crate) fn new(socket: Arc<SocketPath>, tcp: Option<SocketAddr>) -> Self {
         Self { socket, tcp }
+    }
+
+    /// The server that another process runs on this data directory. Whether it does shows when connecting.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such directory.
+    pub fn of_directory(dir: &Path) -> io::Result<Self> {
+        let socket = SocketPath::new(&dir.canonicalize()?)?;
+        Ok(Self::new(Arc::new(socket), None))
     }
 
     /// Connects over the unix socket. Works as soon as the server is open; requests are answered once it runs.

@@ -18,6 +18,8 @@ const MIN_TTL: i64 = 1;
 #[derive(Debug, Default)]
 pub(crate) struct Leases {
     by_id: BTreeMap<i64, Lease>,
+    /// Every lease once, the next to expire first.
+    deadlines: BTreeSet<(Instant, i64)>,
 }
 
 #[derive(Debug)]
@@ -62,6 +64,7 @@ impl Leases {
             deadline: now + seconds(ttl),
             keys: BTreeSet::new(),
         };
+        self.deadlines.insert((lease.deadline, id));
         self.by_id.insert(id, lease);
         Ok(Granted { id, ttl })
     }
@@ -69,13 +72,21 @@ impl Leases {
     /// Starts the time to live again; answers it in seconds.
     pub(crate) fn keep_alive(&mut self, id: i64, now: Instant) -> Option<i64> {
         let lease = self.by_id.get_mut(&id)?;
+        self.deadlines.remove(&(lease.deadline, id));
         lease.deadline = now + seconds(lease.ttl);
+        self.deadlines.insert((lease.deadline, id));
         Some(lease.ttl)
     }
 
     /// Removes the lease; answers the keys that die with it, in order.
     pub(crate) fn revoke(&mut self, id: i64) -> Option<BTreeSet<Arc<[u8]>>> {
-        self.by_id.remove(&id).map(|lease| lease.keys)
+        let lease = self.by_id.remove(&id)?;
+        self.deadlines.remove(&(lease.deadline, id));
+        Some(lease.keys)
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.by_id.len()
     }
 
     pub(crate) fn exists(&self, id: i64) -> bool {
@@ -111,15 +122,15 @@ impl Leases {
 
     /// When the next lease expires, unless it is kept alive.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        self.by_id.values().map(|lease| lease.deadline).min()
+        self.deadlines.first().map(|(deadline, _)| *deadline)
     }
 
     /// The leases whose time is over.
     pub(crate) fn expired(&self, now: Instant) -> Vec<i64> {
-        self.by_id
+        self.deadlines
             .iter()
-            .filter(|(_, lease)| lease.deadline <= now)
-            .map(|(id, _)| *id)
+            .take_while(|(deadline, _)| *deadline <= now)
+            .map(|(_, id)| *id)
             .collect()
     }
 
@@ -162,6 +173,8 @@ mod tests {
             leases.next_deadline(),
             Some(later + Duration::from_secs(10))
         );
+        leases.revoke(2).expect("known");
+        assert_eq!((leases.next_deadline(), leases.count()), (None, 0));
     }
 
     #[test]

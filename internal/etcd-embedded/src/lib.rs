@@ -19,14 +19,20 @@
 //! * Leases live in memory. Granting one and keeping it alive touch no disk. **All leases of a previous boot are
 //!   revoked when the directory is opened**: their keys are deleted, in one revision, before the first request is served.
 //! * `raft_term` in the headers counts the boots.
-//! * Watch events are never fragmented, whatever the watcher asks for.
+//! * A transaction that puts a key and deletes it by a range without an end is refused, as with every other range. etcd
+//!   overlooks the one without an end.
+//! * A watch that starts at the revision of a compaction gets the deletions of that revision. etcd 3.4.23 forgets them.
 //! * A lease can be as short as one second (etcd: two).
 //! * The header revision of a watch response that carries events is the revision up to which this watcher has seen
 //!   everything, so it is always safe to resume after it.
+//! * Writes wait while the file is defragmented. The checksums (`endpoint hashkv`) are comparable between embedded stores
+//!   only.
 //!
 //! # What it refuses to do
 //!
-//! Replication, authentication, `Lock` and `Election`, snapshots, alarms, changes of membership. The unix socket is
+//! Replication, authentication, the services `Lock` and `Election` (etcdctl's `lock` and `elect` need neither), snapshots,
+//! changes of membership. There are no alarms. `etcdctl` works over TCP, and over the unix socket by a relative path
+//! (`--endpoints=unix://etcd.sock` in the data directory); what it sends for others HTTP does not allow. The unix socket is
 //! protected by its file mode; a TCP listener ([`Options::listen`]) is open to whoever reaches it. One process at a
 //! time: a second one is refused ([`OpenError::AlreadyOpen`]). Linux only, for the path of the socket.
 
@@ -43,6 +49,7 @@ mod server;
 mod shared;
 mod socket;
 mod state;
+mod stats;
 mod txn;
 mod writer;
 
@@ -50,3 +57,4 @@ pub use disk::OpenError;
 pub use endpoint::Endpoint;
 pub use options::Options;
 pub use server::{ServeError, Server};
+pub use stats::{Observer, Stats};

@@ -8,8 +8,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use parking_lot::RwLock;
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::connection::Listeners;
@@ -22,6 +21,7 @@ use crate::rpc;
 use crate::shared::Shared;
 use crate::socket::SocketPath;
 use crate::state::State;
+use crate::stats::Observer;
 use crate::writer::{Jobs, Writer, queue};
 
 /// How long requests under way may take once the server stops, before their connections are cut.
@@ -70,16 +70,8 @@ impl Server {
             Ok((disk, state, identity))
         })?;
         let (queue, jobs) = queue();
-        let shared = Shared {
-            durable: watch::Sender::new(state.durable),
-            state: RwLock::new(state),
-            queue,
-            leases_granted: Notify::new(),
-            closing: CancellationToken::new(),
-            identity,
-            file: disk.path().to_owned(),
-            client_urls: sockets.urls(),
-        };
+        let shared = Shared::new(state, queue, identity, sockets.urls());
+        shared.commits.lock().database_bytes = disk.bytes();
         Ok(Self {
             shared: Arc::new(shared),
             disk,
@@ -92,6 +84,11 @@ impl Server {
     /// How clients reach this server.
     pub fn endpoint(&self) -> Endpoint {
         Endpoint::new(Arc::clone(&self.sockets.path), self.sockets.tcp_address)
+    }
+
+    /// Reads the figures of this server, also while it runs.
+    pub fn observer(&self) -> Observer {
+        Observer(Arc::clone(&self.shared))
     }
 
     /// Serves until cancelled. Then accepts nothing new, ends all streams, answers what is queued, and closes the
@@ -158,7 +155,7 @@ async fn serve(
 }
 
 /// Counts the boot and revokes the leases of the previous one.
-fn boot(disk: &Disk, contents: Contents) -> Result<(State, Identity), OpenError> {
+pub(crate) fn boot(disk: &Disk, contents: Contents) -> Result<(State, Identity), OpenError> {
     let identity = Identity {
         boots: contents.identity.boots + 1,
         ..contents.identity

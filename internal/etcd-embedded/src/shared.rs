@@ -1,13 +1,14 @@
 //! What the writer, the connections and the server have in common.
 
 use etcd_client::proto::PbResponseHeader;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::disk::Identity;
 use crate::state::State;
+use crate::stats::{Commits, WatcherCount};
 use crate::writer::{Command, Queue};
 
 /// One per server. The lock is never held across a wait, neither for the disk nor in a task.
@@ -21,13 +22,33 @@ pub(crate) struct Shared {
     /// Cancelled when the server stops: all streams end.
     pub(crate) closing: CancellationToken,
     pub(crate) identity: Identity,
-    /// The database, for its size.
-    pub(crate) file: std::path::PathBuf,
+    /// Kept by the writer.
+    pub(crate) commits: Mutex<Commits>,
+    pub(crate) watchers: WatcherCount,
     /// The addresses that clients connect to.
     pub(crate) client_urls: Vec<String>,
 }
 
 impl Shared {
+    pub(crate) fn new(
+        state: State,
+        queue: Queue,
+        identity: Identity,
+        client_urls: Vec<String>,
+    ) -> Self {
+        Self {
+            durable: watch::Sender::new(state.durable),
+            state: RwLock::new(state),
+            queue,
+            leases_granted: Notify::new(),
+            closing: CancellationToken::new(),
+            identity,
+            commits: Mutex::new(Commits::default()),
+            watchers: WatcherCount::default(),
+            client_urls,
+        }
+    }
+
     /// A header for an answer that shows the state at `revision`.
     pub(crate) fn header(&self, revision: i64) -> Option<PbResponseHeader> {
         Some(PbResponseHeader {

@@ -4,14 +4,17 @@
 //! of it. While it commits, the next group gathers: no timer, and no commit when nothing changed. An error of the disk
 //! ends it: the answers of that group say that the outcome is unknown, and nothing more is accepted.
 
+#[cfg(test)]
+mod crash;
+
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use etcd_client::proto::{
-    PbCompactionRequest, PbCompactionResponse, PbDeleteRequest, PbDeleteResponse,
-    PbLeaseGrantRequest, PbLeaseGrantResponse, PbLeaseLeasesResponse, PbLeaseRevokeResponse,
-    PbLeaseTimeToLiveRequest, PbLeaseTimeToLiveResponse, PbPutRequest, PbPutResponse, PbTxnRequest,
-    PbTxnResponse,
+    PbCompactionRequest, PbCompactionResponse, PbDefragmentResponse, PbDeleteRequest,
+    PbDeleteResponse, PbLeaseGrantRequest, PbLeaseGrantResponse, PbLeaseLeasesResponse,
+    PbLeaseRevokeResponse, PbLeaseTimeToLiveRequest, PbLeaseTimeToLiveResponse, PbPutRequest,
+    PbPutResponse, PbTxnRequest, PbTxnResponse,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::Instant;
@@ -48,6 +51,8 @@ pub(crate) enum Command {
     ),
     ListLeases(Reply<PbLeaseLeasesResponse>),
     Expire(Instant, Reply<()>),
+    /// Gives back what the file occupies but does not use. Nothing is written meanwhile.
+    Defragment(Reply<PbDefragmentResponse>),
     /// Ends the writer once everything queued before is answered.
     Stop,
 }
@@ -109,6 +114,11 @@ impl Queue {
         outcome.await.unwrap_or(Err(Refusal::Stopped))
     }
 
+    /// Bytes of requests that wait or are under way.
+    pub(crate) fn waiting_bytes(&self) -> usize {
+        QUEUE_BYTES.saturating_sub(self.bytes.available_permits())
+    }
+
     /// Asks the writer to end after what is queued already.
     pub(crate) fn stop(&self) {
         let job = Job {
@@ -134,25 +144,31 @@ struct Group {
     answers: Vec<Answer>,
     permits: Vec<OwnedSemaphorePermit>,
     leases_granted: bool,
+    defragment: bool,
     stop: bool,
 }
 
 impl Writer {
     /// Works until it is asked to stop, all handles of the queue are gone, or the disk fails.
-    pub(crate) fn run(self) -> Result<(), redb::Error> {
+    pub(crate) fn run(mut self) -> Result<(), redb::Error> {
         while let Ok(first) = self.jobs.0.recv() {
-            let mut group = Group::default();
-            let batch = self.apply(first, &mut group);
-            if let Err(error) = self.store(&batch) {
-                group.answer(Err(Refusal::StorageFailed));
-                return Err(error);
-            }
-            group.answer(Ok(()));
-            if group.stop {
+            if self.turn(first)? == Turn::Last {
                 break;
             }
         }
         Ok(())
+    }
+
+    /// Carries out one group: this job and all that are queued with it.
+    fn turn(&mut self, first: Job) -> Result<Turn, redb::Error> {
+        let mut group = Group::default();
+        let batch = self.apply(first, &mut group);
+        if let Err(error) = self.store(&batch, &group) {
+            group.answer(Err(Refusal::StorageFailed));
+            return Err(error);
+        }
+        group.answer(Ok(()));
+        Ok(if group.stop { Turn::Last } else { Turn::More })
     }
 
     /// Applies everything that is queued, in memory.
@@ -183,11 +199,23 @@ impl Writer {
     }
 
     /// Makes the group durable and visible.
-    fn store(&self, batch: &Batch) -> Result<(), redb::Error> {
-        if batch.is_empty() {
-            return Ok(());
+    fn store(&mut self, batch: &Batch, group: &Group) -> Result<(), redb::Error> {
+        if !batch.is_empty() {
+            self.commit(batch, group.answers.len())?;
         }
+        if group.defragment {
+            self.disk.defragment()?;
+            self.shared.commits.lock().database_bytes = self.disk.bytes();
+        }
+        Ok(())
+    }
+
+    fn commit(&self, batch: &Batch, requests: usize) -> Result<(), redb::Error> {
+        let began = Instant::now();
         self.disk.commit(batch)?;
+        let took = began.elapsed();
+        let bytes = self.disk.bytes();
+        self.shared.commits.lock().add(took, requests, bytes);
         let revision = {
             let mut state = self.shared.state.write();
             state.durable = state.store.revision();
@@ -200,6 +228,13 @@ impl Writer {
         self.shared.durable.send_replace(revision);
         Ok(())
     }
+}
+
+/// Whether another group follows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    More,
+    Last,
 }
 
 impl Group {
@@ -222,6 +257,11 @@ impl Group {
             Command::Expire(now, reply) => {
                 state.expire(now);
                 answer(reply, Ok(()))
+            }
+            Command::Defragment(reply) => {
+                self.defragment = true;
+                let header = state.header();
+                answer(reply, Ok(PbDefragmentResponse { header }))
             }
             Command::Stop => {
                 self.stop = true;

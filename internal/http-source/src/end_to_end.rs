@@ -281,10 +281,7 @@ impl Process {
             reason: Reason::Count,
             successor: Some(next.id),
         };
-        let old = stream_state::Versioned {
-            value: slice,
-            revision,
-        };
+        let old = stream_state::Versioned::new(slice, revision);
         let rotated = self
             .store
             .rotate_slice(&file, &old, closing, next.clone())

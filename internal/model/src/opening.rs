@@ -61,6 +61,7 @@ pub fn plan(
         opened_at: now,
         state: slice::State::Writing,
         retry: None,
+        forgotten: None,
     };
     let slices = volumes.iter().map(slice).collect();
     Opening { file, slices }
@@ -74,6 +75,7 @@ pub fn successor(slice: &Slice, now: Timestamp, random: [u8; 10]) -> Slice {
         opened_at: now,
         state: slice::State::Writing,
         retry: None,
+        forgotten: None,
         ..slice.clone()
     }
 }

@@ -51,7 +51,24 @@ pub struct Slice {
     /// The last failure of the current step, if it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<Retry>,
+    /// That its rows are given up, because a person said that the volume is lost. Such a slice is uploaded without rows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forgotten: Option<Forgotten>,
 }
+
+/// That the rows of a slice are given up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Forgotten {
+    /// When.
+    pub at: Timestamp,
+    /// How many rows it had, if it was sealed: only then that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows: Option<u64>,
+}
+
+/// SHA-256 of no bytes.
+const NOTHING: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
 /// Where a slice is in its life.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -132,6 +149,13 @@ pub enum Event {
         /// When.
         at: Timestamp,
     },
+    /// A person has said that the volume is lost: the rows are given up.
+    Forget {
+        /// The incarnation of the volume that was raised for that.
+        incarnation: u64,
+        /// When.
+        at: Timestamp,
+    },
 }
 
 /// An event that the current state does not allow.
@@ -166,6 +190,7 @@ impl Event {
             Self::Seal(_) => "be sealed",
             Self::Reseal(_) => "be sealed again",
             Self::Upload { .. } => "be uploaded",
+            Self::Forget { .. } => "be forgotten",
         }
     }
 }
@@ -181,7 +206,16 @@ impl Slice {
             state: self.state.name(),
             event: event.name(),
         };
+        let mut forgotten = self.forgotten.clone();
         let state = match (self.state.clone(), event) {
+            (
+                state @ (State::Writing | State::Closing(_) | State::Uploading { .. }),
+                Event::Forget { incarnation, at },
+            ) => {
+                let rows = self.seal().map(|seal| seal.figures.rows);
+                forgotten = Some(Forgotten { at, rows });
+                Self::given_up(state, incarnation, at)
+            }
             (State::Writing, Event::Close(closing)) => State::Closing(closing),
             (State::Closing(closing), Event::Seal(seal)) => Self::sealed(closing, seal),
             (State::Uploading { closing, seal: old }, Event::Reseal(seal))
@@ -200,14 +234,44 @@ impl Slice {
                 | State::Closing(_)
                 | State::Uploading { .. }
                 | State::Uploaded { .. },
-                Event::Close(_) | Event::Seal(_) | Event::Reseal(_) | Event::Upload { .. },
+                Event::Close(_)
+                | Event::Seal(_)
+                | Event::Reseal(_)
+                | Event::Upload { .. }
+                | Event::Forget { .. },
             ) => return Err(illegal),
         };
         Ok(Self {
             state,
             retry: None,
+            forgotten,
             ..self
         })
+    }
+
+    /// The state of a slice whose rows are given up: as if it had been sealed empty. Sessions of an earlier seal stay, because
+    /// their clients have been told that those batches are kept; the others are told that nothing was written, and send again.
+    fn given_up(state: State, incarnation: u64, at: Timestamp) -> State {
+        let (closing, sessions) = match state {
+            State::Writing => (None, BTreeMap::new()),
+            State::Closing(closing) => (Some(closing), BTreeMap::new()),
+            State::Uploading { closing, seal } | State::Uploaded { closing, seal, .. } => {
+                (Some(closing), seal.sessions)
+            }
+        };
+        let closing = closing.unwrap_or(Closing {
+            at,
+            reason: Reason::Drain,
+            successor: None,
+        });
+        let seal = Seal {
+            at,
+            incarnation,
+            figures: Figures::default(),
+            checksum: NOTHING.to_owned(),
+            sessions,
+        };
+        Self::sealed(closing, seal)
     }
 
     /// The state after a seal. Nothing has to be uploaded of a slice without rows.
@@ -286,6 +350,7 @@ pub(crate) mod tests {
             opened_at: Timestamp::from_millis(0),
             state: State::Writing,
             retry: None,
+            forgotten: None,
         }
     }
 
@@ -310,6 +375,25 @@ pub(crate) mod tests {
             },
             checksum: "00".repeat(32),
             sessions: BTreeMap::from([(SessionId(1), rows)]),
+        }
+    }
+
+    #[test]
+    fn a_slice_of_a_lost_volume_is_given_up_in_any_state_but_the_last() {
+        let at = Timestamp::from_millis(9);
+        let forget = || Event::Forget { incarnation: 7, at };
+        let closed = slice(1).apply(Event::Close(closing())).expect("closed");
+        let sealed = closed.clone().apply(Event::Seal(seal(3))).expect("sealed");
+        for (before, rows) in [(slice(1), None), (closed, None), (sealed, Some(3))] {
+            let sessions = before.seal().map(|seal| seal.sessions.clone());
+            let after = before.clone().apply(forget()).expect("given up");
+            assert_eq!(after.forgotten, Some(Forgotten { at, rows }));
+            assert!(after.is_uploaded() && after.object().is_none());
+            let seal = after.seal().expect("sealed");
+            assert_eq!((seal.figures.rows, seal.incarnation), (0, 7));
+            assert_eq!(seal.sessions, sessions.unwrap_or_default());
+            assert_eq!(crate::invariant::check_slice(&before, &after), Ok(()));
+            assert!(after.apply(forget()).is_err(), "once");
         }
     }
 

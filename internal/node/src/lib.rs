@@ -9,6 +9,7 @@
 //! | [`tasks`] | background tasks that have a name, a policy and somebody who joins them |
 //! | [`lifecycle`] | why the process stops, and the phases of an orderly stop |
 //! | [`reconcile`] | control loops: idempotent rounds, periodic and activated |
+//! | [`jobs`] | long work of control loops: bounded, one job per key |
 //! | [`config`] | defaults < files < environment < flags, over any serde struct |
 //! | [`telemetry`] | log output and the metrics of the process itself |
 //! | [`http`] | an HTTP/1 listener that sheds, times out and drains |
@@ -17,6 +18,7 @@
 pub mod admin;
 pub mod config;
 pub mod http;
+pub mod jobs;
 pub mod lifecycle;
 pub mod reconcile;
 pub mod tasks;
@@ -27,6 +29,7 @@ pub use config::{
     ConfigError, DumpFormat, Entry, Help, Layers, Origin, ParsedFlags, dump, parse_flags,
 };
 pub use http::{BindError, Drained, Listener, Peer, ServeOptions, ServerMetrics};
+pub use jobs::Jobs;
 pub use lifecycle::{Phases, Reason, Shutdown, wait_for_signal};
 pub use reconcile::{
     Activator, LastRound, Outcome, Reconciler, ReconcilerMetrics, ReconcilerSnapshot,

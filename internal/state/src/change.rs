@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use stream_model::definition::{Sink, Source};
 use stream_model::file::File;
@@ -9,7 +10,6 @@ use stream_model::slice::Slice;
 use stream_model::statistics::{Crossed, Figures};
 use stream_model::{FileId, SinkId, SinkKey, SliceId, SourceKey, VolumeId};
 
-use crate::codec;
 use crate::error::StateError;
 use crate::keyspace::Key;
 use crate::repository::file::Current;
@@ -99,8 +99,10 @@ const fn source_of(key: &Key) -> Option<&SourceKey> {
         | Key::Incarnation(_)
         | Key::Registration(_)
         | Key::Figures(_)
+        | Key::Forgotten(_)
         | Key::Node { .. }
         | Key::Task(_)
+        | Key::Lock(_)
         | Key::Token(_) => None,
     }
 }
@@ -113,7 +115,7 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     /// Reads the value, and checks that it is about what its key says.
-    fn read<T: DeserializeOwned>(
+    fn read<T: Serialize + DeserializeOwned>(
         &self,
         belongs: impl Fn(&T) -> bool,
     ) -> Result<Option<Arc<Versioned<T>>>, StateError> {
@@ -121,17 +123,14 @@ impl Reader<'_> {
             return Ok(None);
         };
         let key = self.key.to_string();
-        let value: T = codec::decode(&key, bytes)?;
-        if !belongs(&value) {
+        let stored: Versioned<T> = Versioned::decode(&key, bytes, self.revision)?;
+        if !belongs(&stored.value) {
             return Err(StateError::Corrupt {
                 key,
                 reason: "it is about something else than its key".to_owned(),
             });
         }
-        Ok(Some(Arc::new(Versioned {
-            value,
-            revision: self.revision,
-        })))
+        Ok(Some(Arc::new(stored)))
     }
 }
 

@@ -74,6 +74,14 @@ pub enum StateError {
         /// The stored incarnation; 0 when there is none.
         newest: u64,
     },
+    /// The volume was given up for lost.
+    #[error("volume {volume} was forgotten at {at}: what is on it is not taken any more")]
+    Forgotten {
+        /// The volume.
+        volume: VolumeId,
+        /// When.
+        at: stream_model::Timestamp,
+    },
     /// A name cannot be part of a key.
     #[error("{name:?} cannot be used as {what}: {rule}")]
     InvalidName {
@@ -122,6 +130,12 @@ pub enum StateError {
         /// The revision that etcd has now.
         found: i64,
     },
+    /// A lock on which the change depends is not held any more.
+    #[error("{key} is not held any more: this process was away for longer than its lease")]
+    LockLost {
+        /// The key of the lock, without the namespace.
+        key: String,
+    },
     /// The lease is gone; registrations are written again as soon as a new one is granted.
     #[error(
         "the lease of this process has expired: its registrations are about to be written again"
@@ -135,13 +149,15 @@ impl StateError {
     pub const fn kind(&self) -> ErrorKind {
         match self {
             Self::Unavailable { .. } | Self::LeaseLost => ErrorKind::Unavailable,
-            Self::Conflict { .. } | Self::AlreadyExists { .. } | Self::StaleIncarnation { .. } => {
-                ErrorKind::Conflict
-            }
+            Self::Conflict { .. }
+            | Self::AlreadyExists { .. }
+            | Self::LockLost { .. }
+            | Self::StaleIncarnation { .. } => ErrorKind::Conflict,
             Self::NotFound { .. } => ErrorKind::NotFound,
             Self::AccessDenied { .. }
             | Self::Refused { .. }
             | Self::LimitReached { .. }
+            | Self::Forgotten { .. }
             | Self::Slice(_)
             | Self::File(_)
             | Self::Violation(_)
@@ -182,6 +198,11 @@ impl StateError {
             entity: entity.to_string(),
             rule,
         })
+    }
+
+    /// Says why a connection failed.
+    pub(crate) fn from_transport(error: &tonic::transport::Error) -> String {
+        with_sources("the connection failed", error.source())
     }
 
     /// Translates an error of the client library.
@@ -228,9 +249,7 @@ impl StateError {
                     reason: error.to_string(),
                 }
             }
-            E::TransportError(transport) => {
-                Self::unavailable(with_sources("the connection failed", transport.source()))
-            }
+            E::TransportError(transport) => Self::unavailable(Self::from_transport(transport)),
             E::IoError(_)
             | E::WatchError(_)
             | E::LeaseKeepAliveError(_)

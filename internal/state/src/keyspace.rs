@@ -16,8 +16,10 @@
 //! | `volume/incarnation/{volume}` | `Incarnation` | writer | for ever |
 //! | `volume/registration/{volume}` | `Registration` | writer | as long as its process (lease) |
 //! | `volume/figures/{volume}` | `VolumeFigures` | writer | as long as its process (lease) |
+//! | `volume/forgotten/{volume}` | `Tombstone` | a person, by the command line | for ever |
 //! | `node/{component}/{node}` | `NodeRegistration` | every component | as long as its process (lease) |
 //! | `task/{id}` | `Task`; the id may contain slashes | api | until cleaned up |
+//! | `lock/{name}` | who holds the lock; the name may contain slashes | api | as long as it is held (lease) |
 //! | `token/{hash}` | `Token` under the SHA-256 of the token | api | until revoked |
 //!
 //! Keys are compared as whole segments: every prefix ends with `/`, so that `a` never covers `a-2`. A text is a key only
@@ -62,6 +64,8 @@ pub enum Key {
     Registration(VolumeId),
     /// What a volume holds, while it is open.
     Figures(VolumeId),
+    /// That a volume is given up for lost.
+    Forgotten(VolumeId),
     /// A running component.
     Node {
         /// Name of the component.
@@ -71,6 +75,8 @@ pub enum Key {
     },
     /// A task.
     Task(String),
+    /// A lock.
+    Lock(String),
     /// A token, under its hash.
     Token(String),
 }
@@ -99,8 +105,10 @@ impl fmt::Display for Key {
             Self::Incarnation(volume) => write!(f, "volume/incarnation/{volume}"),
             Self::Registration(volume) => write!(f, "volume/registration/{volume}"),
             Self::Figures(volume) => write!(f, "volume/figures/{volume}"),
+            Self::Forgotten(volume) => write!(f, "volume/forgotten/{volume}"),
             Self::Node { component, node } => write!(f, "node/{component}/{node}"),
             Self::Task(id) => write!(f, "task/{id}"),
+            Self::Lock(name) => write!(f, "lock/{name}"),
             Self::Token(hash) => write!(f, "token/{hash}"),
         }
     }
@@ -130,6 +138,7 @@ fn parse(text: &str, segments: &[&str]) -> Option<Key> {
         }
         ["volume", "incarnation", id] => Some(Key::Incarnation(id.parse().ok()?)),
         ["volume", "registration", id] => Some(Key::Registration(id.parse().ok()?)),
+        ["volume", "forgotten", id] => Some(Key::Forgotten(id.parse().ok()?)),
         ["volume", "figures", id] => Some(Key::Figures(id.parse().ok()?)),
         ["node", component, node] if !component.is_empty() => Some(Key::Node {
             component: (*component).to_owned(),
@@ -139,6 +148,10 @@ fn parse(text: &str, segments: &[&str]) -> Option<Key> {
             .strip_prefix("task/")
             .filter(|id| !id.is_empty())
             .map(|id| Key::Task(id.to_owned())),
+        ["lock", _, ..] => text
+            .strip_prefix("lock/")
+            .filter(|name| !name.is_empty())
+            .map(|name| Key::Lock(name.to_owned())),
         ["token", hash] if !hash.is_empty() => Some(Key::Token((*hash).to_owned())),
         _ => None,
     }
@@ -190,6 +203,8 @@ pub(crate) mod prefix {
 
     pub(crate) const ENTITIES: &str = "entity/";
     pub(crate) const REGISTRATIONS: &str = "volume/registration/";
+    pub(crate) const SLICES: &str = "entity/slice/";
+    pub(crate) const ASSIGNMENTS: &str = "entity/assignment/";
     pub(crate) const FIGURES: &str = "volume/figures/";
     pub(crate) const TOKENS: &str = "token/";
 
@@ -280,12 +295,14 @@ mod tests {
             (any_sink(), any::<u64>()).prop_map(|(key, n)| Key::SinkVersion(key, n)),
             volume.clone().prop_map(Key::Incarnation),
             volume.clone().prop_map(Key::Registration),
-            volume.prop_map(Key::Figures),
+            volume.clone().prop_map(Key::Figures),
+            volume.prop_map(Key::Forgotten),
             ("[a-z-]{1,20}", "[^/\\x00]{1,40}").prop_map(|(component, node)| Key::Node {
                 component,
                 node: node.parse().expect("matches the rule"),
             }),
             "[a-z.]{1,10}(/[a-zA-Z0-9:._-]{1,10}){0,4}".prop_map(Key::Task),
+            "[a-z.]{1,10}(/[a-zA-Z0-9:._-]{1,10}){0,4}".prop_map(Key::Lock),
             "[0-9a-f]{64}".prop_map(Key::Token),
         ]
     }
@@ -322,6 +339,7 @@ mod tests {
             "volume/incarnation/0190a0a0-a0a0-7000-8000-00000000000a",
             "version/source/1/1/a/1",
             "task/",
+            "lock/",
             "token/",
             "node//x",
         ] {

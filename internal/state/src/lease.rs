@@ -6,8 +6,12 @@
 //! The lease is for routing, not for safety: whoever may write what is decided by incarnations and comparisons. A process
 //! whose lease has lapsed goes on with what it holds.
 //!
+//! [`Lease::is_live`] turns false a quarter of the time to live before etcd lets the lease end, whatever the clocks of others
+//! say, so that whoever relies on it stops before somebody else begins.
+//!
 //! Each entry has a wanted and a stored value, with the revision at which etcd stored it; writers go on until both are the
-//! same. So a slow rewrite of an old value can overtake a newer one, but never win.
+//! same. A write whose answer got lost may reach etcd later than a newer one; then the older value is shown until the next
+//! change. Registrations are for routing, and are compared by nobody.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -15,16 +19,20 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use etcd_client::PutOptions;
+use etcd_client::{Compare, CompareOp, PutOptions, Txn, TxnOp};
 use parking_lot::Mutex;
 use serde::Serialize;
+use stream_model::ErrorKind;
+use tokio::sync::Notify;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::backoff::Contact;
 use crate::codec;
 use crate::error::StateError;
 use crate::keyspace::Key;
-use crate::store::{Store, bounded};
+use crate::metrics::Operation;
+use crate::store::Store;
 
 /// The lease of a process. Clones are the same lease.
 #[derive(Clone)]
@@ -35,15 +43,43 @@ pub struct Lease {
 struct Shared {
     store: Store,
     held: Mutex<Held>,
+    /// There is something to discard.
+    work: Notify,
+    /// Held while registrations are written: two writers would both write what is not stored yet.
+    settling: tokio::sync::Mutex<()>,
 }
 
 struct Held {
     /// The lease in etcd. Another one after the first was lost.
     id: i64,
     ttl: Duration,
+    /// Until when etcd certainly keeps it: counted from before the question, not from the answer.
+    granted_until: Instant,
     phase: Phase,
     entries: BTreeMap<String, Entry>,
+    /// Keys to be removed as long as they have exactly this value.
+    discarded: BTreeMap<(String, Vec<u8>), Discard>,
 }
+
+/// Whether a key that is to be removed is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Certainty {
+    IsThere,
+    /// The answer to its writing got lost: a member that was frozen may still write it.
+    MayAppear,
+}
+
+/// How a removal goes on.
+#[derive(Debug, Clone, Copy)]
+struct Discard {
+    /// Looked for at least until then, unless it was removed before.
+    until: Instant,
+    /// Not looked for before that again.
+    after: Instant,
+}
+
+/// How long a request may stay under way inside etcd, with much to spare: its own limit is 7 s.
+const LATE: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
@@ -91,6 +127,7 @@ impl Store {
     /// # Errors
     /// When etcd is away.
     pub async fn grant_lease(&self, ttl: Duration) -> Result<Lease, StateError> {
+        let asked = Instant::now();
         let (id, granted) = grant(self, ttl).await?;
         Ok(Lease {
             shared: Arc::new(Shared {
@@ -98,9 +135,13 @@ impl Store {
                 held: Mutex::new(Held {
                     id,
                     ttl: granted,
+                    granted_until: asked + granted,
                     phase: Phase::Live,
                     entries: BTreeMap::new(),
+                    discarded: BTreeMap::new(),
                 }),
+                work: Notify::new(),
+                settling: tokio::sync::Mutex::default(),
             }),
         })
     }
@@ -111,7 +152,9 @@ async fn grant(store: &Store, ttl: Duration) -> Result<(i64, Duration), StateErr
         .unwrap_or(i64::MAX)
         .max(1);
     let mut client = store.lease_client();
-    let answer = bounded(client.grant(seconds, None)).await?;
+    let answer = store
+        .ask(Operation::Lease, client.grant(seconds, None))
+        .await?;
     // etcd may grant more than was asked for.
     let granted = u64::try_from(answer.ttl()).unwrap_or(1).max(1);
     Ok((answer.id(), Duration::from_secs(granted)))
@@ -122,6 +165,82 @@ impl Lease {
     #[must_use]
     pub fn id(&self) -> i64 {
         self.shared.held.lock().id
+    }
+
+    /// Whether the lease certainly lives for a while yet: what depends on it may begin.
+    #[must_use]
+    pub fn is_live(&self) -> bool {
+        let held = self.shared.held.lock();
+        held.phase == Phase::Live && Instant::now() + held.ttl / 4 < held.granted_until
+    }
+
+    /// Removes a key if it still has that value. Noted when that fails, and done with the next keep-alive.
+    pub(crate) async fn discard(
+        &self,
+        key: &str,
+        value: &[u8],
+        certainty: Certainty,
+    ) -> Result<(), StateError> {
+        self.note_discard(key, value, certainty);
+        self.discard_all().await
+    }
+
+    fn note_discard(&self, key: &str, value: &[u8], certainty: Certainty) {
+        let now = Instant::now();
+        let until = match certainty {
+            Certainty::IsThere => now,
+            Certainty::MayAppear => now + LATE,
+        };
+        let mut held = self.shared.held.lock();
+        if held.phase == Phase::Live {
+            let entry = (key.to_owned(), value.to_vec());
+            held.discarded.insert(entry, Discard { until, after: now });
+        }
+    }
+
+    /// Does the same in the background.
+    pub(crate) fn discard_later(&self, key: &str, value: &[u8], certainty: Certainty) {
+        self.note_discard(key, value, certainty);
+        self.shared.work.notify_one();
+    }
+
+    fn ask<T>(
+        &self,
+        request: impl Future<Output = Result<T, etcd_client::Error>>,
+    ) -> impl Future<Output = Result<T, StateError>> {
+        self.shared.store.ask(Operation::Lease, request)
+    }
+
+    async fn discard_all(&self) -> Result<(), StateError> {
+        while let Some((entry, discard)) = self.next_discard() {
+            let full = self.shared.store.full(&entry.0);
+            let is_same = Compare::value(full.as_str(), CompareOp::Equal, entry.1.clone());
+            let request = Txn::new()
+                .when([is_same])
+                .and_then([TxnOp::delete(full, None)]);
+            let mut kv = self.shared.store.kv();
+            let is_over = match self.ask(kv.txn(request)).await {
+                Ok(answer) => answer.succeeded() || Instant::now() >= discard.until,
+                Err(error) if error.kind() == ErrorKind::Unavailable => return Err(error),
+                // Refused for good: the key goes with the lease.
+                Err(_) => true,
+            };
+            let mut held = self.shared.held.lock();
+            if is_over {
+                held.discarded.remove(&entry);
+            } else if let Some(discard) = held.discarded.get_mut(&entry) {
+                // With one of the next keep-alives.
+                discard.after = Instant::now() + Duration::from_secs(1);
+            }
+        }
+        Ok(())
+    }
+
+    fn next_discard(&self) -> Option<((String, Vec<u8>), Discard)> {
+        let held = self.shared.held.lock();
+        let now = Instant::now();
+        let mut due = held.discarded.iter().filter(|(_, d)| d.after <= now);
+        due.next().map(|(entry, discard)| (entry.clone(), *discard))
     }
 
     /// Keeps the lease alive until cancelled. It outlives every failure: when etcd is away it tries again, when the lease is
@@ -148,10 +267,11 @@ impl Lease {
             let mut held = self.shared.held.lock();
             held.phase = Phase::Revoked;
             held.entries.clear();
+            held.discarded.clear();
             held.id
         };
         let mut client = self.shared.store.lease_client();
-        match bounded(client.revoke(id)).await {
+        match self.ask(client.revoke(id)).await {
             Ok(_) | Err(StateError::LeaseLost) => Ok(()),
             Err(error) => Err(error),
         }
@@ -187,6 +307,7 @@ impl Lease {
 
     /// Writes what is wanted until that is what etcd has.
     async fn settle(&self, key: &str) -> Result<(), StateError> {
+        let _alone = self.shared.settling.lock().await;
         while let Some((value, lease)) = self.unsettled(key) {
             match self.write(key, value.clone(), lease).await {
                 Ok(revision) => self.note(key, lease, revision, value),
@@ -228,9 +349,16 @@ impl Lease {
             Some(value) => {
                 let options = PutOptions::new().with_lease(lease);
                 let request = kv.put(full, value.to_vec(), Some(options));
-                bounded(request).await?.take_header()
+                self.ask(request).await?.take_header()
             }
-            None => bounded(kv.delete(full, None)).await?.take_header(),
+            None => {
+                // Somebody else may have registered under this key meanwhile.
+                let is_ours = Compare::lease(full.as_str(), CompareOp::Equal, lease);
+                let request = Txn::new()
+                    .when([is_ours])
+                    .and_then([TxnOp::delete(full, None)]);
+                self.ask(kv.txn(request)).await?.take_header()
+            }
         };
         Ok(header.map_or(0, |header| header.revision()))
     }
@@ -278,32 +406,60 @@ impl Lease {
             (held.id, held.ttl)
         };
         let mut client = self.shared.store.lease_client();
-        let (mut keeper, mut answers) = bounded(client.keep_alive(id)).await?;
+        let (mut keeper, mut answers) = self.ask(client.keep_alive(id)).await?;
         loop {
             // Writes that failed before are made up for here.
             self.settle_all().await?;
+            self.discard_all().await?;
             contact.works();
-            tokio::time::sleep(ttl / 3).await;
-            bounded(keeper.keep_alive()).await?;
-            match bounded(answers.message()).await? {
-                Some(answer) if answer.ttl() > 0 => {}
+            self.wait_and_discard(ttl / 3).await?;
+            let asked = Instant::now();
+            self.ask(keeper.keep_alive()).await?;
+            let answer = tokio::time::timeout(ttl / 4, self.ask(answers.message()));
+            let answer = answer
+                .await
+                .map_err(|_| StateError::unavailable("no answer to a keep-alive"))?;
+            match answer? {
+                Some(answer) if answer.ttl() > 0 => self.prolonged(id, asked),
                 Some(_) => return Err(StateError::LeaseLost),
                 None => return Err(StateError::unavailable("the keep-alive stream ended")),
             }
         }
     }
 
+    /// Waits for the next keep-alive, and discards meanwhile what is to be discarded.
+    async fn wait_and_discard(&self, pause: Duration) -> Result<(), StateError> {
+        let end = Instant::now() + pause;
+        loop {
+            tokio::select! {
+                biased;
+                () = tokio::time::sleep_until(end) => return Ok(()),
+                () = self.shared.work.notified() => self.discard_all().await?,
+            }
+        }
+    }
+
+    fn prolonged(&self, id: i64, asked: Instant) {
+        let mut held = self.shared.held.lock();
+        if held.id == id {
+            held.granted_until = asked + held.ttl;
+        }
+    }
+
     /// Gets a new lease in place of the lost one. The entries are unsettled by that.
     async fn replace(&self) -> Result<(), StateError> {
         let ttl = self.shared.held.lock().ttl;
+        let asked = Instant::now();
         let (id, ttl) = grant(&self.shared.store, ttl).await?;
         let mut held = self.shared.held.lock();
+        self.shared.store.metrics().leases_lost.inc();
         tracing::warn!(
             registrations = held.entries.len(),
             "lease lost, registering again"
         );
         held.id = id;
         held.ttl = ttl;
+        held.granted_until = asked + ttl;
         Ok(())
     }
 }

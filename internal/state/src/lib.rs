@@ -21,24 +21,33 @@
 //! The crate refuses to decide: what is opened, closed or moved, and when, is up to its callers. It spawns no tasks and
 //! reads no clock; what runs in the background is offered as a `run` or `keep_alive` future.
 
+pub mod audit;
 mod backoff;
 mod change;
 mod codec;
 mod connect;
 mod error;
+mod failover;
+#[cfg(test)]
+mod golden;
 pub mod keyspace;
 mod lease;
+mod lock;
+mod metrics;
 mod mirror;
 mod repository;
 mod store;
 mod topology;
 mod txn;
 
-pub use connect::{ConnectOptions, connect};
+pub use connect::{ConnectOptions, Tls, connect};
 pub use error::StateError;
 pub use lease::Lease;
+pub use lock::Lock;
+pub use metrics::Metrics;
 pub use mirror::{Mirror, MirrorTask};
 pub use repository::file::{ClosedFile, Opening};
+pub use repository::forget::{Loss, Tombstone};
 pub use repository::node::NodeRegistration;
 pub use repository::slice::Rotation;
 pub use repository::source::SourceTree;

@@ -21,13 +21,14 @@ use crate::backoff::Contact;
 use crate::change::Change;
 use crate::error::StateError;
 use crate::keyspace::{Key, end_of, prefix};
-use crate::store::{Listed, RawEntry, Store, bounded};
+use crate::metrics::Operation;
+use crate::store::{Listed, RawEntry, Store};
 use crate::topology::Topology;
 
 /// How often etcd is asked for a sign of life.
-const PROBE: Duration = Duration::from_secs(5);
+const PROBE: Duration = Duration::from_secs(2);
 /// A watch from which nothing was heard for so long is given up and made again.
-const SILENCE: Duration = Duration::from_secs(15);
+const SILENCE: Duration = Duration::from_secs(6);
 /// Pause between a new list and the watch that follows it.
 const AFTER_LIST: Duration = Duration::from_millis(100);
 /// The number by which etcd says that an event is a deletion.
@@ -183,7 +184,9 @@ impl MirrorTask {
                     if heard.elapsed() > SILENCE {
                         return Err(StateError::unavailable("the watch fell silent").into());
                     }
-                    bounded(watch.request_progress()).await?;
+                    self.store
+                        .ask(Operation::Watch, watch.request_progress())
+                        .await?;
                 }
             }
         }
@@ -194,7 +197,9 @@ impl MirrorTask {
             .with_range(self.store.full(&end_of(prefix::ENTITIES)))
             .with_start_revision(revision);
         let mut client = self.store.watch_client();
-        bounded(client.watch(self.store.full(prefix::ENTITIES), Some(options))).await
+        let all = self.store.full(prefix::ENTITIES);
+        let opening = client.watch(all, Some(options));
+        self.store.ask(Operation::Watch, opening).await
     }
 
     /// Takes one answer of a watch that began after revision `began`.
@@ -256,6 +261,7 @@ impl MirrorTask {
         let listed = self.store.scan(prefix::ENTITIES).await?;
         let seen = *self.shared.revision.borrow();
         self.replace_by(&listed)?;
+        self.store.metrics().relists.inc();
         tracing::info!(
             seen,
             revision = listed.revision,

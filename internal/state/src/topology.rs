@@ -68,6 +68,19 @@ impl Topology {
         self.slices.get(&id)
     }
 
+    /// How many slices there are.
+    pub(crate) fn count_slices(&self) -> usize {
+        self.slices.len()
+    }
+
+    /// How many values cannot be read.
+    pub(crate) fn count_unreadable(&self) -> usize {
+        self.sources
+            .values()
+            .map(|source| source.unreadable.len())
+            .sum()
+    }
+
     /// All slices on a volume, the oldest first.
     pub fn slices_of_volume(
         &self,

@@ -5,13 +5,14 @@
 use std::time::Duration;
 
 use etcd_client::proto::PbTxnOpResponse;
-use etcd_client::{Compare, CompareOp, DeleteOptions, GetOptions, TxnOp, TxnResponse};
+use etcd_client::{Compare, CompareOp, DeleteOptions, GetOptions, PutOptions, TxnOp, TxnResponse};
 use serde::Serialize;
 
 use crate::codec;
 use crate::error::StateError;
 use crate::keyspace::{Key, end_of};
-use crate::store::{Store, Versioned, bounded};
+use crate::metrics::Operation;
+use crate::store::{Store, Versioned, Written};
 
 /// The most comparisons, and the most operations, of one transaction: etcd's default.
 pub(crate) const MAX_OPERATIONS: usize = 128;
@@ -22,6 +23,8 @@ pub(crate) struct Txn<'a> {
     store: &'a Store,
     expectations: Vec<Expectation>,
     operations: Vec<TxnOp>,
+    /// Of keys and values to be written.
+    bytes: usize,
 }
 
 enum Expectation {
@@ -29,6 +32,8 @@ enum Expectation {
     Unmodified { key: String, revision: i64 },
     /// The key does not exist.
     Absent { key: String },
+    /// The key is the one that this revision created: a lock is still ours.
+    CreatedAt { key: String, revision: i64 },
     /// No key under the prefix was written after this revision.
     NoneWritten { prefix: String, revision: i64 },
 }
@@ -39,6 +44,7 @@ impl<'a> Txn<'a> {
             store,
             expectations: Vec::new(),
             operations: Vec::new(),
+            bytes: 0,
         }
     }
 
@@ -57,6 +63,12 @@ impl<'a> Txn<'a> {
         self
     }
 
+    pub(crate) fn created_at(mut self, key: String, revision: i64) -> Self {
+        self.expectations
+            .push(Expectation::CreatedAt { key, revision });
+        self
+    }
+
     /// Expects that nothing under `prefix` was created or changed after `revision`. Deleted keys are not noticed.
     pub(crate) fn none_written(mut self, prefix: String, revision: i64) -> Self {
         self.expectations
@@ -64,13 +76,25 @@ impl<'a> Txn<'a> {
         self
     }
 
+    /// Stores a value that nothing is known to be beside.
     pub(crate) fn put<T: Serialize>(self, key: &Key, value: &T) -> Self {
         self.put_raw(key, codec::encode(value))
     }
 
+    pub(crate) fn write<T>(self, key: &Key, written: &Written<T>) -> Self {
+        self.put_raw(key, written.bytes.clone())
+    }
+
     pub(crate) fn put_raw(mut self, key: &Key, value: Vec<u8>) -> Self {
         let full = self.store.full(&key.to_string());
+        self.bytes += full.len() + value.len();
         self.operations.push(TxnOp::put(full, value, None));
+        self
+    }
+
+    pub(crate) fn put_with(mut self, key: &Key, value: Vec<u8>, options: PutOptions) -> Self {
+        let full = self.store.full(&key.to_string());
+        self.operations.push(TxnOp::put(full, value, Some(options)));
         self
     }
 
@@ -85,6 +109,11 @@ impl<'a> Txn<'a> {
         self.operations
             .push(TxnOp::delete(self.store.full(prefix), Some(end)));
         self
+    }
+
+    /// How many more comparisons with an operation each fit.
+    pub(crate) fn room(&self) -> usize {
+        MAX_OPERATIONS.saturating_sub(self.expectations.len().max(self.operations.len()))
     }
 
     /// Applies all operations if all expectations hold, and nothing otherwise. Returns the revision of the change.
@@ -116,19 +145,24 @@ impl<'a> Txn<'a> {
             .and_then(self.operations)
             .or_else(otherwise);
         let mut kv = store.kv();
-        let answer = bounded(kv.txn(request)).await?;
+        let answer = store.ask(Operation::Write, kv.txn(request)).await?;
         if answer.succeeded() {
+            store.metrics().wrote(self.bytes);
             return Ok(answer
                 .header()
                 .map_or(0, etcd_client::ResponseHeader::revision));
         }
+        store.metrics().conflicts.inc();
         Err(first_broken(&self.expectations, &found(&answer)))
     }
 
-    /// Commits a transaction that writes `value`, and returns it with the revision of the change.
-    pub(crate) async fn commit_as<T>(self, value: T) -> Result<Versioned<T>, StateError> {
+    /// Commits a transaction that writes a value, and returns that with the revision of the change.
+    pub(crate) async fn commit_as<T: Serialize>(
+        self,
+        written: Written<T>,
+    ) -> Result<Versioned<T>, StateError> {
         let revision = self.commit().await?;
-        Ok(Versioned { value, revision })
+        Ok(written.at(revision))
     }
 }
 
@@ -139,6 +173,9 @@ impl Expectation {
                 Compare::mod_revision(store.full(key), CompareOp::Equal, *revision)
             }
             Self::Absent { key } => Compare::mod_revision(store.full(key), CompareOp::Equal, 0),
+            Self::CreatedAt { key, revision } => {
+                Compare::create_revision(store.full(key), CompareOp::Equal, *revision)
+            }
             Self::NoneWritten { prefix, revision } => {
                 Compare::mod_revision(store.full(prefix), CompareOp::Less, revision + 1)
                     .with_range(store.full(&end_of(prefix)))
@@ -150,7 +187,7 @@ impl Expectation {
     fn look(&self, store: &Store) -> TxnOp {
         let options = GetOptions::new().with_keys_only();
         match self {
-            Self::Unmodified { key, .. } | Self::Absent { key } => {
+            Self::Unmodified { key, .. } | Self::Absent { key } | Self::CreatedAt { key, .. } => {
                 TxnOp::get(store.full(key), Some(options))
             }
             // That a range has changed follows from all the others being as expected.
@@ -171,7 +208,14 @@ impl Expectation {
                 Some(StateError::conflict(key))
             }
             Self::Absent { key } if found != 0 => Some(StateError::already_exists(key)),
-            Self::Unmodified { .. } | Self::Absent { .. } | Self::NoneWritten { .. } => None,
+            // A lock is created and removed, never changed, so both revisions of its key are the same.
+            Self::CreatedAt { key, revision } if found != *revision => {
+                Some(StateError::LockLost { key: key.clone() })
+            }
+            Self::Unmodified { .. }
+            | Self::Absent { .. }
+            | Self::CreatedAt { .. }
+            | Self::NoneWritten { .. } => None,
         }
     }
 }
@@ -203,7 +247,9 @@ fn first_broken(expectations: &[Expectation], found: &[i64]) -> StateError {
             .iter()
             .find_map(|expectation| match expectation {
                 Expectation::NoneWritten { prefix, .. } => Some(prefix.as_str()),
-                Expectation::Unmodified { .. } | Expectation::Absent { .. } => None,
+                Expectation::Unmodified { .. }
+                | Expectation::Absent { .. }
+                | Expectation::CreatedAt { .. } => None,
             });
         StateError::conflict(range.unwrap_or("the state"))
     })

@@ -1,7 +1,10 @@
 //! Removes what is of no use any more: staged objects and records of imported files, and finished tasks.
 //!
-//! An imported file loses its staged objects when the retention is over: its rows have been in the table for that long. Its
-//! record goes at the same time, unless the file is among the newest of its sink, which are kept to show what happened.
+//! The newest imported files of each sink keep their records, to show what happened; their staged objects go when the
+//! retention is over, because the rows have been in the table for that long. Of older files everything goes after some minutes,
+//! also within the retention: every process with a mirror has all records in memory, and a sink may import a file every few
+//! seconds. The minutes are for those who must see what became of a slice: its writer, which releases the local copy, and
+//! sources that ask whether a batch was written.
 //! Definitions are never removed, not even those of deleted sinks.
 //!
 //! Order matters: first the objects, then the record that names them. What is left behind by a crash in between is removed
@@ -27,6 +30,9 @@ use crate::picture::Picture;
 /// How long a record stays for a volume that does not come back to see that its slices are uploaded.
 const ABSENT_VOLUME_PATIENCE: Duration = Duration::from_secs(7 * 24 * 3600);
 
+/// After so long every process that is connected has seen that a file was imported.
+const SEEN_BY_ALL: Duration = Duration::from_secs(2 * 60);
+
 /// How long no upload stands still: after that, its remains are removed.
 const ABANDONED_UPLOAD: Duration = Duration::from_secs(6 * 3600);
 
@@ -37,10 +43,9 @@ pub struct CleanupOptions {
     pub enabled: bool,
     /// Time between two rounds. Default 1 min.
     pub interval: Duration,
-    /// How long staged objects and records of a file stay after it was imported. Default 1 h. Raising it costs staging space
-    /// and memory in every process, in proportion to the number of files imported in that time.
+    /// How long the staged objects of a file stay after it was imported, at most. Default 1 h. Raising it costs staging space.
     pub retention: Duration,
-    /// How many imported files per sink keep their records beyond the retention. Default 30.
+    /// How many imported files per sink are kept. Default 30. Raising it costs memory in every process, about 3 KiB per file.
     pub archived_files_per_sink: usize,
     /// How long the record of a successful task stays. Default 1 h.
     pub successful_task_retention: Duration,
@@ -62,7 +67,7 @@ impl Default for CleanupOptions {
     }
 }
 
-/// An imported file whose time is over.
+/// An imported file whose time, or whose place among the newest, is lost.
 #[derive(Debug)]
 pub(crate) struct Expired {
     pub(crate) whole: Whole,
@@ -93,9 +98,11 @@ pub(crate) fn expired(
             State::Imported { at, .. } => Some((file, *at)),
             State::Writing | State::Closing { .. } | State::Importing { .. } => None,
         });
-    let old = imported
-        .enumerate()
-        .filter(|(_, (_, at))| now.since(*at) >= options.retention);
+    let old = imported.enumerate().filter(|(position, (_, at))| {
+        let age = now.since(*at);
+        let is_archived = *position < options.archived_files_per_sink;
+        age >= options.retention || (!is_archived && age >= SEEN_BY_ALL)
+    });
     old.map(|(position, (file, at))| {
         let whole = Whole::new(picture, file);
         // The writer releases the local copy when it sees `uploaded`: it must have had the chance.

@@ -21,7 +21,7 @@ use stream_model::file::File;
 use stream_model::retry::Retry;
 use stream_model::{ErrorKind, SinkKey, Timestamp};
 use stream_node::{
-    Activator, CancellationToken, Outcome, Reconciler, TaskError, Tasks, error_chain,
+    Activator, CancellationToken, Jobs, Outcome, Reconciler, TaskError, Tasks, error_chain,
 };
 use stream_state::{StateError, Topology, Versioned};
 use stream_target::{ImportFile, TargetError};
@@ -30,7 +30,6 @@ use tracing::{debug, error, info, warn};
 
 use crate::agenda::Agenda;
 use crate::context::{Context, Surroundings, is_overtaken};
-use crate::jobs::Jobs;
 use crate::rows::{self, ReadError};
 
 pub(crate) use turn::Whole;
@@ -61,6 +60,9 @@ impl ImportError {
         }
     }
 }
+
+/// After so long without a word from the state it has been reported as lost, and nothing is reported again.
+const KNOWN_AWAY: Duration = Duration::from_secs(4);
 
 /// What one round found.
 #[derive(Default)]
@@ -147,6 +149,9 @@ impl FileImport {
         let (context, agenda) = (Arc::clone(&self.context), Arc::clone(&self.agenda));
         let (cancel, job_sink) = (cancel.clone(), sink.clone());
         let started = self.jobs.start(&sink, || async move {
+            if !is_newest(&context, &whole) {
+                return;
+            }
             context.metrics.running.inc();
             let pause = tokio::select! {
                 biased;
@@ -155,10 +160,15 @@ impl FileImport {
                 pause = run(&context, &whole) => pause,
             };
             context.metrics.running.dec();
+            // Within the job: a pause on the agenda ends with any other job of the source, so that two files which cannot
+            // be recorded would wake each other without a pause at all.
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => {}
+                () = tokio::time::sleep(pause) => {}
+            }
             // Whatever the result was, the next file of the sink may have its turn.
-            agenda
-                .lock()
-                .note(&job_sink.source, context.clock.now() + pause);
+            agenda.lock().note(&job_sink.source, context.clock.now());
         });
         if !started {
             self.agenda.lock().wait(&source);
@@ -201,8 +211,12 @@ async fn run(context: &Context, whole: &Whole) -> Duration {
             return Duration::ZERO;
         }
         Err(error) if is_overtaken(&error) => debug!(%sink, file = %id, %error, "file was changed"),
+        // The mirror has said that the state is away.
+        Err(error) if context.mirror.staleness() > KNOWN_AWAY => {
+            debug!(%sink, file = %id, %error, "result of the import cannot be recorded yet");
+        }
         Err(error) => {
-            warn!(%sink, file = %id, %error, "result of the import cannot be recorded yet")
+            warn!(%sink, file = %id, %error, "result of the import cannot be recorded yet");
         }
     }
     UNRECORDED_PAUSE
@@ -227,6 +241,16 @@ fn report(file: &File, failure: &ImportError, retry: &Retry) {
             warn!(%sink, file = %id, reason, "import failed, will go on trying");
         }
     }
+}
+
+/// Whether the file is as it was when its import was listed: the job may have waited for its turn.
+fn is_newest(context: &Context, whole: &Whole) -> bool {
+    let (sink, id) = (&whole.file.value.sink, whole.file.value.id);
+    let newest = context.mirror.read(|topology| {
+        let file = topology.sink(sink)?.files.get(&id)?;
+        Some(file.revision)
+    });
+    newest == Some(whole.file.revision)
 }
 
 /// Imports one file and returns its rows.

@@ -4,10 +4,12 @@
 //! |---|---|
 //! | of a sink that was disabled or deleted, itself or its source | closed without a successor |
 //! | of an older version of the sink's definition | closed at once, with a successor |
+//! | without a slice that takes rows, because its volumes were forgotten | closed at once, with a successor |
 //! | that reached a limit of its import trigger, the least interval being over | closed, with a successor |
 //!
 //! Closing a file closes its slices and opens the next file in one transaction, so there is no moment at which a sink has
-//! no place for rows, and none at which it has two. An old picture or a second coordinator makes the transaction fail, not
+//! no place for rows, and none at which it has two files for them. A file on so many volumes that one transaction cannot hold
+//! them all leaves slices that go on writing in the closing file; they are closed next, also when that was interrupted. An old picture or a second coordinator makes the transaction fail, not
 //! the invariant. No file is closed for a limit while none of its volumes is live: the next one would have no place.
 
 use std::collections::BTreeSet;
@@ -16,13 +18,13 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use stream_model::definition::{Sink, Source};
-use stream_model::file::File;
+use stream_model::file::{self, File};
 use stream_model::level::Defaults;
 use stream_model::opening::{self, Opening};
 use stream_model::placement;
 use stream_model::slice::{Closing, Slice, State};
 use stream_model::trigger::Reason;
-use stream_model::{SinkKey, Timestamp, VolumeId};
+use stream_model::{SinkKey, SliceId, Timestamp, VolumeId};
 use stream_node::{CancellationToken, Outcome, Reconciler, TaskError};
 use stream_state::{Topology, Versioned};
 use tracing::info;
@@ -38,6 +40,17 @@ pub(crate) enum Step {
     Open(Open),
     /// Close its writing file.
     Close(Close),
+    /// Close slices that were left writing in a file that is closing.
+    Finish(Finish),
+}
+
+/// A closing file whose slices are not all closed.
+#[derive(Debug)]
+pub(crate) struct Finish {
+    pub(crate) file: Arc<Versioned<File>>,
+    /// Each with the slice that takes its place: the one on the same volume in the writing file.
+    pub(crate) slices: Vec<(Arc<Versioned<Slice>>, Option<SliceId>)>,
+    pub(crate) reason: Reason,
 }
 
 /// A file to open.
@@ -116,6 +129,10 @@ pub(crate) fn due(picture: &Picture<'_>, file: &File, now: Timestamp) -> Due {
     if !picture.takes_rows() || current_version != Some(file.mapping_version) {
         return Due::Now(Reason::Definition);
     }
+    if !picture.slices(file.id).any(|slice| is_writing(&slice)) {
+        // Its volumes were forgotten: there is no place for rows.
+        return Due::Now(Reason::Drain);
+    }
     let known = picture.known(file);
     let Some(first_at) = known.figures.first_at else {
         return Due::NotYet;
@@ -152,17 +169,50 @@ pub(crate) fn decide(
         Next::NoVolume => return Decision::NoVolume,
         Next::Open(open) => Some(open),
     };
-    let writing = |slice: &&Arc<Versioned<Slice>>| matches!(slice.value.state, State::Writing);
     Decision::Act(Step::Close(Close {
         file: Arc::clone(file),
         slices: picture
             .slices(file.value.id)
-            .filter(writing)
+            .filter(is_writing)
             .cloned()
             .collect(),
         reason,
         next,
     }))
+}
+
+/// What an interrupted closing has left to do.
+pub(crate) fn left_open(picture: &Picture<'_>) -> Vec<Step> {
+    let takes_its_place = |volume| {
+        let current = picture.current()?.value.id;
+        let mut slices = picture.slices(current).filter(is_writing);
+        let successor = slices.find(|slice| slice.value.volume == volume)?;
+        Some(successor.value.id)
+    };
+    let mut steps = Vec::new();
+    for file in picture.files() {
+        let file::State::Closing { reason, .. } = file.value.state else {
+            continue;
+        };
+        let slices: Vec<_> = picture
+            .slices(file.value.id)
+            .filter(is_writing)
+            .map(|slice| (Arc::clone(slice), takes_its_place(slice.value.volume)))
+            .collect();
+        if !slices.is_empty() {
+            let file = Arc::clone(file);
+            steps.push(Step::Finish(Finish {
+                file,
+                slices,
+                reason,
+            }));
+        }
+    }
+    steps
+}
+
+fn is_writing(slice: &&Arc<Versioned<Slice>>) -> bool {
+    matches!(slice.value.state, State::Writing)
 }
 
 enum Next {
@@ -256,6 +306,7 @@ impl FileRotation {
         let mut steps = Vec::new();
         for key in memory.agenda.open(topology, around.generation(), now) {
             for (sink, picture) in self.context.own_sinks(topology, around, &key) {
+                steps.extend(left_open(&picture));
                 let decision = decide(&picture, around, &self.context.options.defaults, now);
                 let waits = matches!(decision, Decision::NoVolume);
                 if !waits {
@@ -301,7 +352,28 @@ impl FileRotation {
                 info!(%sink, file = %file.value.id, ?reason, next = ?next_id, "file closed");
                 Ok(closed.file.revision)
             }
+            Step::Finish(finish) => self.finish(finish, now).await,
         }
+    }
+
+    async fn finish(
+        &self,
+        finish: Finish,
+        now: Timestamp,
+    ) -> Result<i64, stream_state::StateError> {
+        let closing = |(slice, successor): &(Arc<Versioned<Slice>>, Option<SliceId>)| {
+            let closing = Closing {
+                at: now,
+                reason: finish.reason,
+                successor: *successor,
+            };
+            (Versioned::clone(slice), closing)
+        };
+        let closings: Vec<_> = finish.slices.iter().map(closing).collect();
+        let (store, file, slices) = (&self.context.store, &finish.file, closings.len());
+        let revision = store.close_slices(file, closings).await?;
+        info!(sink = %file.value.sink, file = %file.value.id, slices, "closing of a file finished");
+        Ok(revision)
     }
 
     fn plan(&self, open: &Open, now: Timestamp) -> Opening {

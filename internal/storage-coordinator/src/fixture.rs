@@ -80,7 +80,7 @@ pub(crate) fn off() -> stream_model::definition::sink::Switch {
 }
 
 pub(crate) fn versioned<T>(value: T) -> Arc<Versioned<T>> {
-    Arc::new(Versioned { value, revision: 1 })
+    Arc::new(Versioned::new(value, 1))
 }
 
 pub(crate) fn figures(rows: u64, first_at: Timestamp) -> Figures {

@@ -23,7 +23,6 @@ mod cleanup;
 mod context;
 mod file_import;
 mod file_rotation;
-mod jobs;
 mod metrics;
 mod picture;
 mod rows;

@@ -62,8 +62,10 @@ impl Common {
         registry: &prometheus::Registry,
         shutdown: &Shutdown,
     ) -> anyhow::Result<(Self, Tasks)> {
-        let store = Store::open(client, &config.etcd.namespace).await?;
+        let metrics = stream_state::Metrics::register(registry)?;
+        let store = Store::open_with(client, &config.etcd.namespace, metrics).await?;
         let (mirror, mirror_task) = Mirror::start(&store).await?;
+        mirror.register(registry)?;
         let lease = store.grant_lease(config.registration_ttl()).await?;
         let tasks = Tasks::new("state", shutdown);
         let token = tasks.token();
@@ -233,6 +235,8 @@ impl Common {
     ) -> anyhow::Result<stream_api::Api> {
         let deps = stream_api::Deps {
             store: self.store.clone(),
+            lease: self.lease.clone(),
+            node: self.node.clone(),
             mirror: self.mirror.clone(),
             targets,
             defaults: config.defaults(),

@@ -13,6 +13,7 @@ use stream_storage::staging::{Staging, StagingConfig};
 use stream_target::Targets;
 use stream_target::sqlite::SqliteTarget;
 
+use super::embedded;
 use crate::component::Component;
 use crate::config::Config;
 
@@ -26,6 +27,7 @@ pub struct Ports {
 /// Connects to the state: the embedded store of this process, or a real etcd.
 pub async fn connect(
     config: &Config,
+    registry: &prometheus::Registry,
     shutdown: &Shutdown,
 ) -> anyhow::Result<(etcd_client::Client, Option<Tasks>, String)> {
     create_data_dir(&config.data_dir)?;
@@ -52,6 +54,7 @@ pub async fn connect(
         error => error.into(),
     })?;
     let endpoint = server.endpoint();
+    embedded::register(registry, server.observer())?;
     let tasks = Tasks::new("embedded-state", shutdown);
     let token = tasks.token();
     tasks.spawn("embedded state store", OnError::StopProcess, async move {

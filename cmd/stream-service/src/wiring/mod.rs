@@ -7,6 +7,7 @@
 //! Stores, clocks and registries are made here and handed down; nothing below this file reads the environment.
 
 mod common;
+mod embedded;
 mod ground;
 
 use std::collections::BTreeSet;
@@ -17,7 +18,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use stream_http_source::HttpSource;
-use stream_model::Secret;
+use stream_model::{ErrorKind, Secret};
 use stream_node::{Listener, OnError, Phases, Readiness, Shutdown, TaskError, Tasks, serve_admin};
 use stream_state::Lease;
 use stream_storage::wire::direct::Direct;
@@ -152,11 +153,7 @@ impl Running {
             deadline::WRITER,
             writer.map(|it| boxed(it.stop(deadline::WRITER))),
         );
-        add(
-            "lease",
-            deadline::STATE,
-            Some(boxed(async move { lease.revoke().await })),
-        );
+        add("lease", deadline::STATE, Some(boxed(give_back(lease))));
         add(
             "mirror",
             deadline::STATE,
@@ -170,6 +167,17 @@ impl Running {
             Some(boxed(async move { admin.stop(deadline::ADMIN).await })),
         );
         phases.run().await
+    }
+}
+
+/// Gives the lease back. Without the state store the registrations simply expire.
+async fn give_back(lease: Lease) -> Result<(), TaskError> {
+    match lease.revoke().await {
+        Err(error) if error.kind() == ErrorKind::Unavailable => {
+            tracing::info!(%error, "registrations are left to expire");
+            Ok(())
+        }
+        other => Ok(other?),
     }
 }
 
@@ -189,7 +197,7 @@ async fn start(
 ) -> anyhow::Result<(Running, String)> {
     let registry = prometheus::Registry::new();
     stream_node::register_process_metrics(&registry)?;
-    let (client, embedded, state_address) = ground::connect(config, shutdown).await?;
+    let (client, embedded, state_address) = ground::connect(config, &registry, shutdown).await?;
     let ports = ground::bind(config, components).await?;
     let addresses = Addresses {
         admin: Some(ports.admin.local_addr()),

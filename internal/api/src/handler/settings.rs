@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
-use futures_util::FutureExt;
 use hyper::StatusCode;
 use stream_model::definition::Stamp;
 use stream_model::{SinkKey, SourceKey};
-use stream_state::StateError;
+use stream_state::{StateError, Store};
 
 use super::{accept, version};
 use crate::context::Context;
@@ -14,7 +13,7 @@ use crate::error::{ApiError, not_found};
 use crate::input::settings::Changes;
 use crate::request::Call;
 use crate::response::{Answer, json};
-use crate::task::{Entity, Kind, Order};
+use crate::task::{Entity, Kind, Order, work};
 use crate::view::settings::SettingsView;
 
 /// `GET B/sources/{source}/settings`
@@ -47,21 +46,25 @@ pub(crate) async fn change_source(context: &Arc<Context>, call: &Call) -> Result
         kind: Kind::UpdateSourceSettings,
         entity: Entity::Source(key.clone()),
         url: format!("{}/settings", context.urls.of_source(&key)),
-        work: update_source(Arc::clone(context), key, changes, stamp).boxed(),
+        work: work({
+            let context = Arc::clone(context);
+            move |state| update_source(context, state, key, changes, stamp)
+        }),
+        reservation: None,
     };
     accept(context, order).await
 }
 
 async fn update_source(
     context: Arc<Context>,
+    state: Store,
     key: SourceKey,
     changes: Changes,
     stamp: Stamp,
 ) -> Result<&'static str, ApiError> {
     let gone = || not_found::source(key.source.as_str());
     let levels = context.default_levels(None);
-    let updated = context
-        .store
+    let updated = state
         .update_source(&key, |mut source| {
             if source.deleted.is_some() {
                 return Err(Refusal::Api(gone()));
@@ -94,7 +97,11 @@ pub(crate) async fn change_sink(context: &Arc<Context>, call: &Call) -> Result<A
         kind: Kind::UpdateSinkSettings,
         entity: Entity::Sink(key.clone()),
         url: format!("{}/settings", context.urls.of_sink(&key)),
-        work: update_sink(Arc::clone(context), key, changes, stamp).boxed(),
+        work: work({
+            let context = Arc::clone(context);
+            move |state| update_sink(context, state, key, changes, stamp)
+        }),
+        reservation: None,
     };
     accept(context, order).await
 }
@@ -102,13 +109,13 @@ pub(crate) async fn change_sink(context: &Arc<Context>, call: &Call) -> Result<A
 /// The new version makes the coordinator rotate the sink's file, so that the settings count for the rows from now on.
 async fn update_sink(
     context: Arc<Context>,
+    state: Store,
     key: SinkKey,
     changes: Changes,
     stamp: Stamp,
 ) -> Result<&'static str, ApiError> {
     let gone = || not_found::sink(key.sink.as_str());
-    let updated = context
-        .store
+    let updated = state
         .update_sink(&key, |mut sink| {
             if sink.deleted.is_some() {
                 return Err(Refusal::Api(gone()));

@@ -2,14 +2,13 @@
 
 use std::sync::Arc;
 
-use futures_util::FutureExt;
 use hyper::StatusCode;
 use stream_model::definition::sink::Switch;
 use stream_model::definition::{MAX_CHILDREN, Settings, Sink, Source};
 use stream_model::placement::{Candidate, assign};
 use stream_model::{SinkKey, SourceKey, VolumeId, opening};
 use stream_state::keyspace::Key;
-use stream_state::{Opening, StateError, Versioned};
+use stream_state::{Opening, StateError, Store, Versioned};
 use tracing::{debug, info};
 
 use super::{accept, refuse_cascade, version};
@@ -19,7 +18,7 @@ use crate::input::page::Window;
 use crate::input::sink::NewSink;
 use crate::request::Call;
 use crate::response::{Answer, json};
-use crate::task::{Entity, Kind, Order};
+use crate::task::{Entity, Kind, Order, work};
 use crate::token::random_bytes;
 use crate::view::page::cut;
 use crate::view::sink::{SinkView, SinksView};
@@ -66,10 +65,8 @@ pub(crate) async fn create(context: &Arc<Context>, call: &Call) -> Result<Answer
         sink: new.id.clone(),
     };
     let entity = Entity::Sink(key.clone());
-    let reservation = context
-        .runner
-        .reserve(&entity)
-        .ok_or_else(|| already_exists(&key))?;
+    let reservation = context.runner.reserve(&entity).await?;
+    let reservation = reservation.ok_or_else(|| in_work(&key))?;
     let sinks = live(context, &key.source).await?;
     if sinks.iter().any(|sink| sink.key == key) {
         return Err(already_exists(&key));
@@ -82,12 +79,11 @@ pub(crate) async fn create(context: &Arc<Context>, call: &Call) -> Result<Answer
         kind: Kind::CreateSink,
         entity,
         url: context.urls.of_sink(&key),
-        work: prepare_and_store(Arc::clone(context), sink)
-            .map(move |done| {
-                drop(reservation);
-                done
-            })
-            .boxed(),
+        work: work({
+            let context = Arc::clone(context);
+            move |state| prepare_and_store(context, state, sink)
+        }),
+        reservation: Some(reservation),
     };
     accept(context, order).await
 }
@@ -119,14 +115,18 @@ fn define(call: &Call, key: SinkKey, new: NewSink, context: &Context) -> Sink {
 }
 
 /// The table first: a sink whose table cannot be made would take rows that can never be imported.
-async fn prepare_and_store(context: Arc<Context>, sink: Sink) -> Result<&'static str, ApiError> {
+async fn prepare_and_store(
+    context: Arc<Context>,
+    state: Store,
+    sink: Sink,
+) -> Result<&'static str, ApiError> {
     let target = context.targets.get(sink.table.kind).ok_or_else(|| {
         let message = "The target of the table is not configured any more.";
         ApiError::new(Code::BadRequest, message)
     })?;
     target.prepare(&sink.table).await?;
     let key = sink.key.clone();
-    match store(&context, sink).await {
+    match store(&context, &state, sink).await {
         Ok(created) => context.seen(&created).await,
         Err(StateError::AlreadyExists { .. }) => return Err(already_exists(&key)),
         Err(StateError::LimitReached { .. }) => return Err(limit_reached()),
@@ -139,13 +139,17 @@ async fn prepare_and_store(context: Arc<Context>, sink: Sink) -> Result<&'static
 }
 
 /// Stores the sink, with its first file where there are volumes, so that it takes rows at once.
-async fn store(context: &Context, sink: Sink) -> Result<Versioned<Sink>, StateError> {
+async fn store(
+    context: &Context,
+    state: &Store,
+    sink: Sink,
+) -> Result<Versioned<Sink>, StateError> {
     let own_key = Key::Sink(sink.key.clone()).to_string();
     for _ in 0..OPENING_TRIES {
         let Some(opening) = first_opening(context, &sink).await? else {
             break;
         };
-        match context.store.create_sink(sink.clone(), Some(opening)).await {
+        match state.create_sink(sink.clone(), Some(opening)).await {
             // Another sink of the source was given volumes first, or the file of a deleted sink of this name is still open.
             Err(StateError::AlreadyExists { key }) if key != own_key => {
                 debug!(sink = %sink.key, key, "opening was planned on old knowledge");
@@ -154,7 +158,7 @@ async fn store(context: &Context, sink: Sink) -> Result<Versioned<Sink>, StateEr
         }
     }
     info!(sink = %sink.key, "sink created without a file, the coordinator opens it");
-    context.store.create_sink(sink, None).await
+    state.create_sink(sink, None).await
 }
 
 /// The last row of a key is the one that came last, which only one volume can tell.
@@ -237,17 +241,22 @@ pub(crate) async fn delete(context: &Arc<Context>, call: &Call) -> Result<Answer
         kind: Kind::DeleteSink,
         entity: Entity::Sink(key.clone()),
         url: context.urls.of_sink(&key),
-        work: mark_deleted(Arc::clone(context), key, switch).boxed(),
+        work: work({
+            let context = Arc::clone(context);
+            move |state| mark_deleted(context, state, key, switch)
+        }),
+        reservation: None,
     };
     accept(context, order).await
 }
 
 async fn mark_deleted(
     context: Arc<Context>,
+    state: Store,
     key: SinkKey,
     switch: Switch,
 ) -> Result<&'static str, ApiError> {
-    match context.store.delete_sink(&key, switch).await {
+    match state.delete_sink(&key, switch).await {
         Ok(deleted) => context.seen(&deleted).await,
         Err(StateError::NotFound { .. }) => return Err(not_found::sink(key.sink.as_str())),
         Err(error) => return Err(error.into()),
@@ -258,6 +267,15 @@ async fn mark_deleted(
 fn already_exists(key: &SinkKey) -> ApiError {
     let message = format!(
         "Sink {:?} exists already in the source; choose another \"sinkId\".",
+        key.sink.as_str()
+    );
+    ApiError::new(Code::SinkAlreadyExists, message)
+}
+
+/// Somebody creates, changes or deletes it at this moment.
+fn in_work(key: &SinkKey) -> ApiError {
+    let message = format!(
+        "Sink {:?} is being created or changed by another request; look at it in a moment, or choose another \"sinkId\".",
         key.sink.as_str()
     );
     ApiError::new(Code::SinkAlreadyExists, message)

@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 
-use futures_util::FutureExt;
 use hyper::StatusCode;
 use stream_model::definition::sink::Switch;
 use stream_model::definition::source::{SECRET_LEN, SourceKind};
 use stream_model::definition::{MAX_CHILDREN, Settings, Source};
 use stream_model::{Secret, SourceKey};
-use stream_state::StateError;
+use stream_state::{StateError, Store};
 
 use super::{accept, refuse_cascade, version};
 use crate::context::Context;
@@ -17,7 +16,7 @@ use crate::input::page::Window;
 use crate::input::source::NewSource;
 use crate::request::Call;
 use crate::response::{Answer, json};
-use crate::task::{Entity, Kind, Order};
+use crate::task::{Entity, Kind, Order, work};
 use crate::token::random_text;
 use crate::view::page::cut;
 use crate::view::source::{SourceView, SourcesView};
@@ -65,10 +64,8 @@ pub(crate) async fn create(context: &Arc<Context>, call: &Call) -> Result<Answer
         source: new.id.clone(),
     };
     let entity = Entity::Source(key.clone());
-    let reservation = context
-        .runner
-        .reserve(&entity)
-        .ok_or_else(|| already_exists(&key))?;
+    let reservation = context.runner.reserve(&entity).await?;
+    let reservation = reservation.ok_or_else(|| in_work(&key))?;
     let sources = live(context, &branch).await?;
     if sources.iter().any(|source| source.key == key) {
         return Err(already_exists(&key));
@@ -81,12 +78,11 @@ pub(crate) async fn create(context: &Arc<Context>, call: &Call) -> Result<Answer
         kind: Kind::CreateSource,
         entity,
         url: context.urls.of_source(&key),
-        work: store(Arc::clone(context), source)
-            .map(move |done| {
-                drop(reservation);
-                done
-            })
-            .boxed(),
+        work: work({
+            let context = Arc::clone(context);
+            move |state| store(context, state, source)
+        }),
+        reservation: Some(reservation),
     };
     accept(context, order).await
 }
@@ -116,9 +112,13 @@ fn define(call: &Call, key: SourceKey, new: NewSource, context: &Context) -> Sou
     }
 }
 
-async fn store(context: Arc<Context>, source: Source) -> Result<&'static str, ApiError> {
+async fn store(
+    context: Arc<Context>,
+    state: Store,
+    source: Source,
+) -> Result<&'static str, ApiError> {
     let key = source.key.clone();
-    match context.store.create_source(source).await {
+    match state.create_source(source).await {
         Ok(created) => context.seen(&created).await,
         Err(StateError::AlreadyExists { .. }) => return Err(already_exists(&key)),
         Err(StateError::LimitReached { .. }) => return Err(limit_reached()),
@@ -140,17 +140,22 @@ pub(crate) async fn delete(context: &Arc<Context>, call: &Call) -> Result<Answer
         kind: Kind::DeleteSource,
         entity: Entity::Source(key.clone()),
         url: context.urls.of_source(&key),
-        work: mark_deleted(Arc::clone(context), key, switch).boxed(),
+        work: work({
+            let context = Arc::clone(context);
+            move |state| mark_deleted(context, state, key, switch)
+        }),
+        reservation: None,
     };
     accept(context, order).await
 }
 
 async fn mark_deleted(
     context: Arc<Context>,
+    state: Store,
     key: SourceKey,
     switch: Switch,
 ) -> Result<&'static str, ApiError> {
-    match context.store.delete_source(&key, switch).await {
+    match state.delete_source(&key, switch).await {
         Ok(deleted) => context.seen(&deleted.source).await,
         Err(StateError::NotFound { .. }) => return Err(not_found::source(key.source.as_str())),
         Err(error) => return Err(error.into()),
@@ -161,6 +166,15 @@ async fn mark_deleted(
 fn already_exists(key: &SourceKey) -> ApiError {
     let message = format!(
         "Source {:?} exists already in the branch; choose another \"sourceId\".",
+        key.source.as_str()
+    );
+    ApiError::new(Code::SourceAlreadyExists, message)
+}
+
+/// Somebody creates, changes or deletes it at this moment.
+fn in_work(key: &SourceKey) -> ApiError {
+    let message = format!(
+        "Source {:?} is being created or changed by another request; look at it in a moment, or choose another \"sourceId\".",
         key.source.as_str()
     );
     ApiError::new(Code::SourceAlreadyExists, message)

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use futures_util::FutureExt;
 use prometheus::Registry;
 use serde_json::json;
 use stream_model::{BranchId, BranchKey, Clock, ProjectId, SourceKey, Timestamp};
@@ -11,9 +10,9 @@ use stream_state::{Outputs, Task, TaskStatus};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::metrics::Metrics;
-use crate::task::{Entity, Kind, Order, Runner};
+use crate::task::{Entity, Kind, Order, Runner, Work, work};
 
-use super::world::{Base, PATIENCE, SINKS, World, sink_body};
+use super::world::{Base, Client, PATIENCE, SINKS, World, sink_body};
 
 fn unfinished(id: &str, created_at: Timestamp) -> Task {
     Task {
@@ -194,12 +193,13 @@ async fn work_on_an_entity_waits_for_the_work_before_it() {
     let tasks = Tasks::new("api work", &Shutdown::new());
     let runner = Runner::new(
         base.store.clone(),
+        (base.lease.clone(), "api-1".parse().expect("a node id")),
         base.clock.clone(),
         tasks.clone(),
         metrics,
     );
     let (log, mut seen) = mpsc::unbounded_channel();
-    let order = |source: &str, work| {
+    let order = |source: &str, work: Work| {
         let branch = BranchKey {
             project: ProjectId(1),
             branch: BranchId(1),
@@ -213,16 +213,16 @@ async fn work_on_an_entity_waits_for_the_work_before_it() {
             entity: Entity::Source(key),
             url: String::new(),
             work,
+            reservation: None,
         }
     };
     let (release, released) = oneshot::channel::<()>();
     let note = |text: &'static str| {
         let log = log.clone();
-        async move {
+        work(move |_| async move {
             log.send(text).expect("the test listens");
             Ok("Done.")
-        }
-        .boxed()
+        })
     };
     let first = log.clone();
     let held = async move {
@@ -232,7 +232,7 @@ async fn work_on_an_entity_waits_for_the_work_before_it() {
         Ok("Done.")
     };
     runner
-        .start(order("a", held.boxed()))
+        .start(order("a", work(|_| held)))
         .await
         .expect("accepted");
     runner
@@ -255,4 +255,32 @@ async fn work_on_an_entity_waits_for_the_work_before_it() {
     }
     tasks.stop(PATIENCE).await.expect("stopped");
     base.background.stop(PATIENCE).await.expect("stopped");
+}
+
+#[tokio::test]
+async fn of_two_processes_that_create_the_same_sink_one_is_refused_at_once() {
+    let world = World::start().await;
+    world.source("orders").await;
+    let second = world.base.api().await;
+    let other = Client {
+        address: second.local_addr(),
+        token: world.client.token.clone(),
+    };
+    let gate = world.base.target.close().await;
+    let created = world.client.send("POST", SINKS, Some(sink_body("s"))).await;
+    assert_eq!(created.status, 202, "{}", created.text);
+    world.base.target.arrived(1).await;
+    let refusal = other.refused("POST", SINKS, Some(sink_body("s"))).await;
+    assert_eq!(refusal, (409, "stream.api.sinkAlreadyExists".to_owned()));
+    drop(gate);
+    let id = created.json()["taskId"].as_str().expect("an id").to_owned();
+    assert_eq!(other.ended(&id).await["status"], "success");
+    // The lock is free again: the next task is done by the other process.
+    let path = format!("{SINKS}/s");
+    let deleted = other
+        .finished("DELETE", &path, serde_json::Value::Null)
+        .await;
+    assert_eq!(deleted["status"], "success", "{deleted}");
+    second.stop(PATIENCE).await.expect("stopped");
+    world.stop().await.expect("stopped");
 }

@@ -19,7 +19,7 @@ use stream_model::level::Defaults;
 use stream_model::time::ManualClock;
 use stream_model::{Clock, FileId, Timestamp};
 use stream_node::{Listener, OnError, Readiness, Shutdown, StillRunning, Tasks};
-use stream_state::{Mirror, NodeRegistration, Store};
+use stream_state::{Lease, Mirror, NodeRegistration, Store};
 use stream_target::sqlite::SqliteTarget;
 use stream_target::{ImportFile, Imported, RowStream, Target, TargetError, Targets};
 use tempfile::TempDir;
@@ -31,6 +31,8 @@ use crate::{Api, Config, Deps};
 
 /// More than any test takes.
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
+/// Of the API's own process.
+const LEASE: Duration = Duration::from_secs(10);
 /// 2026-01-01T00:00:00Z
 const START: Timestamp = Timestamp::from_millis(1_767_225_600_000);
 
@@ -38,6 +40,7 @@ const START: Timestamp = Timestamp::from_millis(1_767_225_600_000);
 pub(super) struct Base {
     pub(super) dir: TempDir,
     pub(super) store: Store,
+    pub(super) lease: Lease,
     pub(super) mirror: Mirror,
     pub(super) clock: Arc<ManualClock>,
     pub(super) target: Arc<Gated>,
@@ -65,6 +68,11 @@ impl Base {
         background.spawn("mirror", OnError::LogAndContinue, async move {
             Ok(task.run(token).await?)
         });
+        let lease = store.grant_lease(LEASE).await.expect("granted");
+        let (token, kept) = (background.token(), lease.clone());
+        background.spawn("lease", OnError::LogAndContinue, async move {
+            Ok(kept.keep_alive(token).await?)
+        });
         let as_clock: Arc<dyn Clock> = clock.clone();
         let sqlite = SqliteTarget::open(&dir.path().join("tables.sqlite"), as_clock);
         let target = Arc::new(Gated::new(sqlite.expect("a database")));
@@ -72,6 +80,7 @@ impl Base {
         Self {
             dir,
             store,
+            lease,
             mirror,
             clock,
             target,
@@ -98,6 +107,8 @@ impl Base {
         };
         let deps = Deps {
             store: self.store.clone(),
+            lease: self.lease.clone(),
+            node: "api-1".parse().expect("a node id"),
             mirror: self.mirror.clone(),
             targets: Targets::new().with(self.target.clone()),
             defaults: Defaults::default(),

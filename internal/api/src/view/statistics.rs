@@ -131,7 +131,7 @@ mod tests {
 
     fn read<T: serde::de::DeserializeOwned>(value: Value) -> Arc<Versioned<T>> {
         let value = serde_json::from_value(value).expect("the stored form");
-        Arc::new(Versioned { value, revision: 1 })
+        Arc::new(Versioned::new(value, 1))
     }
 
     fn add_file(node: &mut SinkNode, id: u8, state: &Value) {

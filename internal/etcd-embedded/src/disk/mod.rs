@@ -7,6 +7,12 @@
 //! The file is created under another name and renamed when it is complete, so a crash during the creation leaves
 //! nothing that looks like a damaged store.
 //!
+//! redb writes a changed page to a free place and frees the old one with a later commit, and it grows the file ahead. So the
+//! file has a bound but is larger than its rows: measured (values of 5 kB) at most 3.2 times as large, however long the same
+//! keys are overwritten. The rows are the live keys plus the history, and that is cut at [`crate::Options::keep_revisions`]
+//! and 64 MiB. To shrink, the file must be defragmented. Compaction by time, which etcd offers, would bound nothing that is
+//! not bounded already.
+//!
 //! Commits are redb's default: one sync, checksums over everything. The whole file is verified whenever it is opened,
 //! by redb itself after an unclean stop: measured 2 ms for 1 MB, 23 ms for 17 MB, 127 ms for 135 MB, and compaction
 //! bounds the file. "Quick repair" would save two thirds of that after a crash, and make every commit 70 % slower (a
@@ -14,6 +20,8 @@
 
 mod error;
 mod row;
+#[cfg(test)]
+pub(crate) mod simulated;
 
 pub use error::OpenError;
 
@@ -25,7 +33,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use redb::{
-    Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition,
+    Builder, Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable,
+    TableDefinition,
 };
 
 use crate::directory::{self, DirectoryLock};
@@ -106,7 +115,7 @@ impl Disk {
         if !exists {
             create(dir, &path)?;
         }
-        let (database, contents) = open_and_read(&path)?;
+        let (database, contents) = open_and_read(&path, |builder| builder.open(&path))?;
         let disk = Self {
             database: Some(database),
             path,
@@ -145,6 +154,22 @@ impl Disk {
         Ok(())
     }
 
+    /// Moves what is in use to the front of the file and cuts off the rest. As with a commit, nothing more can be written
+    /// after an error.
+    pub(crate) fn defragment(&mut self) -> Result<(), redb::Error> {
+        let database = self
+            .database
+            .as_mut()
+            .expect("the database is open until it is dropped");
+        database.compact()?;
+        Ok(())
+    }
+
+    /// What the file occupies; 0 when the system does not tell.
+    pub(crate) fn bytes(&self) -> u64 {
+        fs::metadata(&self.path).map_or(0, |metadata| metadata.len())
+    }
+
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
@@ -158,6 +183,13 @@ impl Drop for Disk {
             tracing::error!(file = %self.path.display(), "state store could not be closed");
         }
     }
+}
+
+/// A checksum of the rows of these changes, in their order.
+pub(crate) fn checksum<'a>(changes: impl Iterator<Item = &'a Change>) -> u32 {
+    changes.fold(0, |sum, change| {
+        crc32c::crc32c_append(sum, &row::encode(change))
+    })
 }
 
 /// Runs `open`, which reads a file that may be damaged. redb checks what it reads, but not so thoroughly that no damage
@@ -183,15 +215,22 @@ fn create(dir: &Path, path: &Path) -> Result<(), OpenError> {
     if unfinished.exists() {
         fs::remove_file(&unfinished).map_err(failed)?;
     }
-    write_empty(&unfinished).map_err(|error| OpenError::storage(&unfinished, error))?;
+    let database = builder().create(&unfinished);
+    database
+        .map_err(redb::Error::from)
+        .and_then(|database| write_empty(&database))
+        .map_err(|error| OpenError::storage(&unfinished, error))?;
     fs::rename(&unfinished, path).map_err(failed)?;
     directory::sync(dir).map_err(failed)
 }
 
-fn write_empty(path: &Path) -> Result<(), redb::Error> {
-    let database = Database::builder()
-        .set_cache_size(CACHE_BYTES)
-        .create(path)?;
+fn builder() -> Builder {
+    let mut builder = Database::builder();
+    builder.set_cache_size(CACHE_BYTES);
+    builder
+}
+
+fn write_empty(database: &Database) -> Result<(), redb::Error> {
     let transaction = database.begin_write()?;
     {
         transaction.open_table(CHANGES)?;
@@ -205,15 +244,17 @@ fn write_empty(path: &Path) -> Result<(), redb::Error> {
     Ok(())
 }
 
-fn open_and_read(path: &Path) -> Result<(Database, Contents), OpenError> {
+/// Opens the file by `open`, verifies all of it, and reads it.
+fn open_and_read(
+    path: &Path,
+    open: impl FnOnce(&mut Builder) -> Result<Database, redb::DatabaseError>,
+) -> Result<(Database, Contents), OpenError> {
     let failed = |error: redb::DatabaseError| OpenError::storage(path, error);
     let verified = Rc::new(Cell::new(false));
     let repairing = Rc::clone(&verified);
-    let mut database = Database::builder()
-        .set_cache_size(CACHE_BYTES)
-        .set_repair_callback(move |_| repairing.set(true))
-        .open(path)
-        .map_err(failed)?;
+    let mut builder = builder();
+    builder.set_repair_callback(move |_| repairing.set(true));
+    let mut database = open(&mut builder).map_err(failed)?;
     if verified.get() {
         tracing::info!("state store was not closed cleanly and has been checked");
     } else if !database.check_integrity().map_err(failed)? {

@@ -5,5 +5,5 @@ mod range;
 mod store;
 
 pub(crate) use key_range::KeyRange;
-pub(crate) use range::{check_range, range, revision_of};
+pub(crate) use range::{check_range, range, readable, revision_of};
 pub(crate) use store::{Change, Live, RowId, Store};

@@ -73,11 +73,12 @@ pub(crate) fn revision_of(
     request: &PbRangeRequest,
     view: i64,
 ) -> Result<i64, Refusal> {
-    let at = if request.revision > 0 {
-        request.revision
-    } else {
-        view
-    };
+    readable(store, request.revision, view)
+}
+
+/// The same for a revision that was asked for; none means `view`.
+pub(crate) fn readable(store: &Store, asked: i64, view: i64) -> Result<i64, Refusal> {
+    let at = if asked > 0 { asked } else { view };
     if at > view {
         return Err(Refusal::FutureRevision);
     }

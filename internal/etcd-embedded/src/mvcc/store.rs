@@ -60,8 +60,20 @@ pub(crate) struct Store {
     keys: BTreeMap<Arc<[u8]>, Vec<Arc<Change>>>,
     history: VecDeque<Arc<Change>>,
     history_bytes: usize,
+    /// What all versions occupy, those before the history included.
+    bytes: usize,
+    live_keys: usize,
     revision: i64,
     compacted: i64,
+}
+
+/// How much there is of everything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Extent {
+    pub(crate) live_keys: usize,
+    pub(crate) history_changes: usize,
+    pub(crate) history_bytes: usize,
+    pub(crate) bytes: usize,
 }
 
 impl Change {
@@ -100,6 +112,8 @@ impl Default for Store {
             keys: BTreeMap::new(),
             history: VecDeque::new(),
             history_bytes: 0,
+            bytes: 0,
+            live_keys: 0,
             revision: FIRST_REVISION,
             compacted: NEVER_COMPACTED,
         }
@@ -119,11 +133,7 @@ impl Store {
             if change.revision >= store.compacted {
                 store.remember(Arc::clone(&change));
             }
-            store
-                .keys
-                .entry(Arc::clone(&change.key))
-                .or_default()
-                .push(change);
+            store.append(change);
         }
         store
     }
@@ -175,12 +185,29 @@ impl Store {
         let change = Arc::new(Change {
             revision,
             position,
-            key: Arc::clone(&key),
+            key,
             after,
         });
         self.remember(Arc::clone(&change));
-        self.keys.entry(key).or_default().push(Arc::clone(&change));
+        self.append(Arc::clone(&change));
         change
+    }
+
+    pub(crate) fn extent(&self) -> Extent {
+        Extent {
+            live_keys: self.live_keys,
+            history_changes: self.history.len(),
+            history_bytes: self.history_bytes,
+            bytes: self.bytes,
+        }
+    }
+
+    /// Every version of every key up to `view`, in no order.
+    pub(crate) fn versions(&self, view: i64) -> impl Iterator<Item = &Arc<Change>> {
+        self.keys
+            .values()
+            .flatten()
+            .filter(move |change| change.revision <= view)
     }
 
     /// The changes after `revision`, oldest first.
@@ -279,7 +306,9 @@ impl Store {
             let Some(versions) = self.keys.get_mut(&key) else {
                 continue;
             };
-            versions.drain(..obsolete(versions, target));
+            for change in versions.drain(..obsolete(versions, target)) {
+                self.bytes -= change.size();
+            }
             if versions.is_empty() {
                 self.keys.remove(&key);
             }
@@ -296,6 +325,19 @@ impl Store {
             .take_while(|change| change.revision <= target)
             .map(|change| Arc::clone(&change.key))
             .collect()
+    }
+
+    fn append(&mut self, change: Arc<Change>) {
+        self.bytes += change.size();
+        let is_live = change.after.is_some();
+        let versions = self.keys.entry(Arc::clone(&change.key)).or_default();
+        let was_live = versions.last().is_some_and(|last| last.after.is_some());
+        versions.push(change);
+        match (was_live, is_live) {
+            (false, true) => self.live_keys += 1,
+            (true, false) => self.live_keys -= 1,
+            (true, true) | (false, false) => {}
+        }
     }
 
     fn remember(&mut self, change: Arc<Change>) {
@@ -487,6 +529,10 @@ mod tests {
             prop_assert_eq!(before, after);
             prop_assert_eq!(events, store.since(target - 1).cloned().collect::<Vec<_>>());
             prop_assert_eq!(expected, rows(&store));
+            let extent = store.extent();
+            prop_assert_eq!(extent.live_keys, store.live_in(&all(), i64::MAX).count());
+            prop_assert_eq!(extent.bytes, store.versions(i64::MAX).map(|change| change.size()).sum::<usize>());
+            prop_assert_eq!(extent.history_bytes, store.history.iter().map(|change| change.size()).sum::<usize>());
         }
 
         #[test]
@@ -502,7 +548,7 @@ mod tests {
             prop_assert_eq!(loaded.revision(), store.revision());
             prop_assert_eq!(&loaded.keys, &store.keys);
             prop_assert_eq!(&loaded.history, &store.history);
-            prop_assert_eq!(loaded.history_bytes, store.history_bytes);
+            prop_assert_eq!(loaded.extent(), store.extent());
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The gRPC services: they check requests, hand them to the writer or read the state, and complete the answers.
 
 mod cluster;
+mod fragment;
 mod kv;
 mod lease;
 mod maintenance;

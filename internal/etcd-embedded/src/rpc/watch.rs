@@ -20,13 +20,14 @@ use tokio::time::{Instant, sleep_until};
 use tonic::codegen::BoxStream;
 use tonic::{Request, Response, Status, Streaming, async_trait};
 
-use super::Services;
+use super::{Services, fragment};
 use crate::mvcc::{Change, KeyRange, Store};
 use crate::refusal::Refusal;
 use crate::shared::Shared;
 use crate::state::State;
+use crate::stats::CountedWatcher;
 
-/// Bytes of events in one response; a larger revision is still sent whole.
+/// Bytes of events in one response; a larger revision is still sent whole, or in fragments where they are asked for.
 const RESPONSE_BYTES: usize = 1 << 20;
 /// How often a watcher that asked for it hears that nothing happened, as in etcd.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(600);
@@ -40,6 +41,8 @@ struct WatchSession {
     durable: watch::Receiver<i64>,
     watchers: BTreeMap<i64, Watcher>,
     next_id: i64,
+    /// What is left of a response that was split. Nothing comes between its fragments.
+    fragments: VecDeque<PbWatchResponse>,
     /// Answers to requests, at most two per request.
     answers: VecDeque<PbWatchResponse>,
     /// The revision up to which every watcher has seen everything, when it last was so.
@@ -57,6 +60,8 @@ struct Watcher {
     deletes: Delivery,
     previous: Previous,
     progress: Progress,
+    large: Large,
+    _counted: CountedWatcher,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -85,6 +90,13 @@ fn watched_range(key: &[u8], range_end: &[u8]) -> KeyRange {
 enum Previous {
     Included,
     Omitted,
+}
+
+/// How a large response is sent.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Large {
+    Whole,
+    Fragmented,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -137,6 +149,7 @@ impl WatchSession {
             requests,
             watchers: BTreeMap::new(),
             next_id: 0,
+            fragments: VecDeque::new(),
             answers: VecDeque::new(),
             caught_up: 0,
             progress_requested: false,
@@ -148,6 +161,9 @@ impl WatchSession {
     /// The next response; `None` when the client has gone.
     async fn next(&mut self) -> Option<Result<PbWatchResponse, Status>> {
         while !self.ended {
+            if let Some(fragment) = self.fragments.pop_front() {
+                return Some(Ok(fragment));
+            }
             if let Some(answer) = self.answers.pop_front() {
                 return Some(Ok(answer));
             }
@@ -216,6 +232,12 @@ impl WatchSession {
                     } else {
                         Progress::OnRequest
                     },
+                    large: if request.fragment {
+                        Large::Fragmented
+                    } else {
+                        Large::Whole
+                    },
+                    _counted: self.shared.watchers.add(),
                 };
                 self.create(request.watch_id, watcher);
             }
@@ -306,9 +328,21 @@ impl WatchSession {
             let found = changes
                 .map(|change| watcher.event(&state.store, change))
                 .collect();
+            let large = watcher.large;
             let mut response = self.answer(id, events.next - 1);
             response.events = found;
-            return Some(response);
+            return self.deliver(response, large);
+        }
+    }
+
+    /// The response, or its first fragment; the others come next.
+    fn deliver(&mut self, response: PbWatchResponse, large: Large) -> Option<PbWatchResponse> {
+        match large {
+            Large::Whole => Some(response),
+            Large::Fragmented => {
+                self.fragments = fragment::split(response);
+                self.fragments.pop_front()
+            }
         }
     }
 
@@ -316,8 +350,8 @@ impl WatchSession {
         self.watchers.remove(&id);
         let mut answer = self.answer(id, state.durable);
         answer.canceled = true;
+        // The reason in words stays empty, as in etcd: the revision tells it.
         answer.compact_revision = state.store.compacted();
-        answer.cancel_reason = Refusal::Compacted.to_string();
         answer
     }
 

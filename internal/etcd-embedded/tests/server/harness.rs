@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use etcd_client::{Client, Error, WatchResponse, WatchStream};
-use stream_etcd_embedded::{Endpoint, OpenError, Options, ServeError, Server};
+use stream_etcd_embedded::{Endpoint, Observer, OpenError, Options, ServeError, Server};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
@@ -15,6 +15,7 @@ const DEADLINE: Duration = Duration::from_secs(60);
 /// A server in a task of this process.
 pub(crate) struct Running {
     pub(crate) endpoint: Endpoint,
+    pub(crate) observer: Observer,
     pub(crate) cancel: CancellationToken,
     pub(crate) task: JoinHandle<Result<(), ServeError>>,
 }
@@ -27,10 +28,12 @@ impl Running {
     pub(crate) async fn start_with(options: Options) -> Self {
         let server = open(options).await.expect("the directory can be opened");
         let endpoint = server.endpoint();
+        let observer = server.observer();
         let cancel = CancellationToken::new();
         let task = tokio::spawn(server.run(cancel.clone()));
         Self {
             endpoint,
+            observer,
             cancel,
             task,
         }

@@ -12,7 +12,6 @@ pub const MAX_TEMPLATE_LEN: usize = 4096;
 
 /// The columns of a table, in table order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Mapping {
     /// 1 to [`MAX_COLUMNS`] columns.
     pub columns: Vec<Column>,
@@ -81,7 +80,6 @@ pub enum ColumnKind {
 
 /// A template.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Template {
     /// The language; only `jsonnet`.
     pub language: String,

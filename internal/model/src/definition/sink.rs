@@ -55,7 +55,7 @@ pub struct Switch {
 
 /// The target table of a sink.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Table {
     /// Which kind of target holds the table.
     #[serde(rename = "type")]

@@ -6,7 +6,7 @@ use stream_model::definition::{MAX_CHILDREN, Sink, Source, Version};
 
 use crate::error::StateError;
 use crate::keyspace::Key;
-use crate::store::{Store, Versioned};
+use crate::store::{Store, Versioned, Written};
 use crate::txn::Txn;
 
 /// How often an update is tried when others change the same definition.
@@ -158,13 +158,18 @@ pub(crate) fn check_change<T: Definition>(old: &T, new: &T) -> Result<(), StateE
 }
 
 /// Adds the write of a definition, and of its version when that is a new one.
-pub(crate) fn put_definition<'a, T: Definition>(txn: Txn<'a>, old: Option<&T>, new: &T) -> Txn<'a> {
+pub(crate) fn put_definition<'a, T: Definition>(
+    txn: Txn<'a>,
+    old: Option<&T>,
+    written: &Written<T>,
+) -> Txn<'a> {
+    let new = &written.value;
     let number = new.version().number;
-    let txn = txn.put(&new.key(), new);
+    let txn = txn.write(&new.key(), written);
     if old.is_some_and(|old| old.version().number == number) {
         return txn;
     }
-    let txn = txn.put(&new.version_key(number), new);
+    let txn = txn.write(&new.version_key(number), written);
     match number.checked_sub(KEPT_VERSIONS) {
         Some(forgotten) if forgotten > 0 => txn.delete(&new.version_key(forgotten)),
         _ => txn,

@@ -14,7 +14,7 @@ use stream_model::{FileId, SinkKey, SliceId, Timestamp, VolumeId};
 use super::sink::Volumes;
 use crate::error::StateError;
 use crate::keyspace::{Key, prefix};
-use crate::store::{Store, Versioned};
+use crate::store::{Store, Versioned, Written};
 use crate::txn::Txn;
 
 /// The stored form of the pointer to the writing file.
@@ -153,15 +153,19 @@ impl Store {
             .txn()
             .unmodified(&Key::Sink(sink.value.key.clone()), sink.revision);
         let txn = opening.add_to(txn, &sink.value)?;
-        txn.commit_as(opening.file).await
+        txn.commit_as(Written::new(opening.file)).await
     }
 
     /// Closes the writing file of a sink: the file and all its writing slices become closing, the next file and its slices
     /// are opened, all in one transaction. Without `next` the sink stops taking rows.
     ///
+    /// A transaction holds about 60 closed and opened slices. Of a file with more the rest is closed right after, by
+    /// [`Self::close_slices`]: until then those slices go on taking rows, which belong to the closing file as well. When that
+    /// is interrupted, somebody has to call it again.
+    ///
     /// # Errors
     /// `Conflict` when the file, the sink or a slice was changed, or `closings` are not exactly the writing slices of the
-    /// file; `TooLarge` when it has too many slices for one transaction (more than about 60 volumes).
+    /// file. After any error of a file with so many slices it may be closed, with slices left to [`Self::close_slices`].
     pub async fn close_file(
         &self,
         file: &Versioned<File>,
@@ -175,24 +179,60 @@ impl Store {
         let current = self.current_of(&file.value).await?;
         self.check_all_writing(&file.value, &closings).await?;
         let key = file_key(&closed);
+        let closed = Written::over(file, closed);
         let mut txn = self
             .txn()
             .unmodified(&key, file.revision)
             .unmodified(&Key::Current(sink.clone()), current)
-            .put(&key, &closed);
-        txn = close_slices(txn, &closed, closings, next.as_ref())?;
+            .write(&key, &closed);
         // Every crossed slice of the sink is one of those that are being closed.
         txn = txn.delete_all(&prefix::crossed(&sink));
         txn = match &next {
             Some((next, slices)) => self.add_next(txn, next, slices).await?,
             None => txn.delete(&Key::Current(sink)),
         };
-        let revision = txn.commit().await?;
-        let versioned = |value| Versioned { value, revision };
+        check_successors(&closed.value, &closings, next.as_ref())?;
+        let mut rest = closings;
+        let first = rest.drain(..txn.room().min(rest.len())).collect();
+        let revision = add_closings(txn, &closed.value, first)?.commit().await?;
+        let file = closed.at(revision);
+        if !rest.is_empty() {
+            self.close_slices(&file, rest).await?;
+        }
         Ok(ClosedFile {
-            file: versioned(closed),
-            next: next.map(|(next, _)| versioned(next)),
+            file,
+            next: next.map(|(next, _)| Versioned::new(next, revision)),
         })
+    }
+
+    /// Closes writing slices of a file that is closing already. Repeating it after an interruption, with the slices that are
+    /// still writing, goes on where it stopped. Answers the revision of the last change.
+    ///
+    /// # Errors
+    /// `Violation` when the file is not closing or the slices are not its own; `Conflict` when one of them was changed.
+    pub async fn close_slices(
+        &self,
+        file: &Versioned<File>,
+        closings: Vec<(Versioned<Slice>, Closing)>,
+    ) -> Result<i64, StateError> {
+        if !matches!(file.value.state, State::Closing { .. }) {
+            return Err(StateError::violation(
+                format!("file {}", file.value.id),
+                "slices are closed alone in a closing file only",
+            ));
+        }
+        let mut revision = file.revision;
+        let mut rest = closings;
+        while !rest.is_empty() {
+            let chunk: Vec<_> = rest.drain(..CLOSED_AT_ONCE.min(rest.len())).collect();
+            let mut txn = self.txn().unmodified(&file_key(&file.value), file.revision);
+            for (slice, _) in &chunk {
+                let (sink, id) = (slice.value.sink.clone(), slice.value.id);
+                txn = txn.delete(&Key::Crossed(sink, id));
+            }
+            revision = add_closings(txn, &file.value, chunk)?.commit().await?;
+        }
+        Ok(revision)
     }
 
     /// The revision of the pointer to this file as the writing one.
@@ -273,9 +313,10 @@ impl Store {
     ) -> Result<Versioned<File>, StateError> {
         invariant::check_file(&old.value, &new)?;
         let key = file_key(&new);
+        let new = Written::over(old, new);
         self.txn()
             .unmodified(&key, old.revision)
-            .put(&key, &new)
+            .write(&key, &new)
             .commit_as(new)
             .await
     }
@@ -288,30 +329,28 @@ pub(crate) fn apply(file: &File, event: file::Event) -> Result<File, StateError>
     Ok(new)
 }
 
-fn close_slices<'a>(
-    mut txn: Txn<'a>,
+/// Slices that fit into one transaction, with the reports of their limits.
+const CLOSED_AT_ONCE: usize = 60;
+
+fn check_successors(
     file: &File,
-    closings: Vec<(Versioned<Slice>, Closing)>,
+    closings: &[(Versioned<Slice>, Closing)],
     next: Option<&(File, Vec<Slice>)>,
-) -> Result<Txn<'a>, StateError> {
+) -> Result<(), StateError> {
     let successors: BTreeSet<SliceId> = next
         .iter()
         .flat_map(|(_, slices)| slices.iter().map(|slice| slice.id))
         .collect();
     for (slice, closing) in closings {
-        let broken = |rule| StateError::violation(format!("slice {}", slice.value.id), rule);
-        if slice.value.file != file.id || slice.value.sink != file.sink {
-            return Err(broken("a file closes its own slices"));
-        }
         if closing
             .successor
             .is_some_and(|id| !successors.contains(&id))
         {
-            return Err(broken("a successor is a slice of the next file"));
+            return Err(StateError::violation(
+                format!("slice {}", slice.value.id),
+                "a successor is a slice of the next file",
+            ));
         }
-        let closed = super::slice::apply(&slice.value, slice::Event::Close(closing))?;
-        let key = slice_key(&closed);
-        txn = txn.unmodified(&key, slice.revision).put(&key, &closed);
     }
     if let Some((next, _)) = next
         && next.sink != file.sink
@@ -320,6 +359,26 @@ fn close_slices<'a>(
             format!("file {}", next.id),
             "the next file belongs to the same sink",
         ));
+    }
+    Ok(())
+}
+
+fn add_closings<'a>(
+    mut txn: Txn<'a>,
+    file: &File,
+    closings: Vec<(Versioned<Slice>, Closing)>,
+) -> Result<Txn<'a>, StateError> {
+    for (slice, closing) in closings {
+        if slice.value.file != file.id || slice.value.sink != file.sink {
+            return Err(StateError::violation(
+                format!("slice {}", slice.value.id),
+                "a file closes its own slices",
+            ));
+        }
+        let closed = super::slice::apply(&slice.value, slice::Event::Close(closing))?;
+        let key = slice_key(&closed);
+        let closed = Written::over(&slice, closed);
+        txn = txn.unmodified(&key, slice.revision).write(&key, &closed);
     }
     Ok(txn)
 }

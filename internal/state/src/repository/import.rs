@@ -11,7 +11,7 @@ use stream_model::{SliceId, Timestamp};
 use super::file::{apply, file_key, slice_key};
 use crate::error::StateError;
 use crate::keyspace::{Key, prefix};
-use crate::store::{Store, Versioned};
+use crate::store::{Store, Versioned, Written};
 
 /// Slices that fit into one transaction beside the file and the figures.
 const CHUNK: usize = 120;
@@ -37,7 +37,8 @@ impl Store {
         invariant::check_import(&file.value, &values)?;
         check_same(&self.slices_of(&file.value).await?, slices)?;
         let key = file_key(&new);
-        let mut txn = self.txn().unmodified(&key, file.revision).put(&key, &new);
+        let new = Written::over(file, new);
+        let mut txn = self.txn().unmodified(&key, file.revision).write(&key, &new);
         for slice in slices.iter().take(CHUNK) {
             txn = txn.unmodified(&slice_key(&slice.value), slice.revision);
         }
@@ -104,8 +105,8 @@ impl Store {
     ) -> Result<i64, StateError> {
         let removed_key = Key::Removed(file.value.sink.clone());
         let removed = self.get::<Figures>(&removed_key).await?;
-        let (mut sum, revision) =
-            removed.map_or_else(Default::default, |stored| (stored.value, stored.revision));
+        let removed = removed.unwrap_or_else(|| Versioned::new(Figures::default(), 0));
+        let mut sum = removed.value;
         let key = file_key(&file.value);
         let mut txn = self.txn().unmodified(&key, file.revision);
         for slice in slices {
@@ -116,8 +117,8 @@ impl Store {
             txn = txn.unmodified(&key, slice.revision).delete(&key);
         }
         txn = txn
-            .unmodified(&removed_key, revision)
-            .put(&removed_key, &sum);
+            .unmodified(&removed_key, removed.revision)
+            .write(&removed_key, &Written::over(&removed, sum));
         match fate {
             FileFate::Kept => txn,
             FileFate::Removed => txn.delete(&key),

@@ -2,6 +2,7 @@
 
 pub(crate) mod definition;
 pub(crate) mod file;
+pub(crate) mod forget;
 pub(crate) mod import;
 pub(crate) mod node;
 pub(crate) mod sink;

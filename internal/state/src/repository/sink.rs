@@ -11,7 +11,7 @@ use super::definition::{
 use super::file::Opening;
 use crate::error::StateError;
 use crate::keyspace::{Key, prefix};
-use crate::store::{Store, Versioned};
+use crate::store::{Store, Versioned, Written};
 use crate::txn::{Tries, Txn};
 
 /// The stored form of an assignment.
@@ -89,15 +89,16 @@ impl Store {
                 return Err(StateError::already_exists(key));
             }
             siblings.check_room(format!("source {}", sink.key.source), Sink::PLURAL)?;
-            let new = continue_versions(sink.clone(), old);
+            let new = Written::new(continue_versions(sink.clone(), old));
             let txn = self
                 .txn()
                 .unmodified(&Definition::key(&source.value), source.revision)
                 .none_written(range.clone(), siblings.revision);
             let mut txn = put_definition(txn, old, &new);
             if let Some(opening) = &open {
-                let opening = opening.clone().with_mapping_version(new.version.number);
-                txn = opening.add_to(txn, &new)?;
+                let number = new.value.version.number;
+                let opening = opening.clone().with_mapping_version(number);
+                txn = opening.add_to(txn, &new.value)?;
             }
             match txn.commit_as(new).await {
                 Ok(created) => return Ok(created),
@@ -127,6 +128,7 @@ impl Store {
             if new == old.value {
                 return Ok(old);
             }
+            let new = Written::over(&old, new);
             let txn = self.sink_change(&old, &new).await?;
             match txn.commit_as(new).await {
                 Ok(updated) => return Ok(updated),
@@ -135,7 +137,12 @@ impl Store {
         }
     }
 
-    async fn sink_change(&self, old: &Versioned<Sink>, new: &Sink) -> Result<Txn<'_>, StateError> {
+    async fn sink_change(
+        &self,
+        old: &Versioned<Sink>,
+        written: &Written<Sink>,
+    ) -> Result<Txn<'_>, StateError> {
+        let new = &written.value;
         check_change(&old.value, new)?;
         let key = Definition::key(new);
         let mut txn = self.txn().unmodified(&key, old.revision);
@@ -148,7 +155,7 @@ impl Store {
                 .unmodified(&Definition::key(&source.value), source.revision)
                 .none_written(range, siblings.revision);
         }
-        Ok(put_definition(txn, Some(&old.value), new))
+        Ok(put_definition(txn, Some(&old.value), written))
     }
 
     /// Deletes a sink. Its key stays, marked as deleted; the coordinator closes its file.
@@ -188,10 +195,7 @@ impl Store {
         source: &SourceKey,
     ) -> Result<Option<Versioned<Vec<VolumeId>>>, StateError> {
         let stored: Option<Versioned<Volumes>> = self.get(&Key::Assignment(source.clone())).await?;
-        Ok(stored.map(|stored| Versioned {
-            value: stored.value.volumes,
-            revision: stored.revision,
-        }))
+        Ok(stored.map(|stored| stored.map(|stored| stored.volumes)))
     }
 
     /// Gives a source other volumes, as when one is drained. Files that are opened from now on are placed on them; open
@@ -206,15 +210,16 @@ impl Store {
         to: Vec<VolumeId>,
     ) -> Result<i64, StateError> {
         let key = Key::Assignment(source.clone());
-        let stored = self.assignment(source).await?;
-        let (volumes, revision) =
-            stored.map_or((vec![], 0), |stored| (stored.value, stored.revision));
-        if volumes != from {
+        let none = Volumes { volumes: vec![] };
+        let stored: Option<Versioned<Volumes>> = self.get(&key).await?;
+        let stored = stored.unwrap_or_else(|| Versioned::new(none, 0));
+        if stored.value.volumes != from {
             return Err(StateError::conflict(key));
         }
+        let new = Written::over(&stored, Volumes { volumes: to });
         self.txn()
-            .unmodified(&key, revision)
-            .put(&key, &Volumes { volumes: to })
+            .unmodified(&key, stored.revision)
+            .write(&key, &new)
             .commit()
             .await
     }

@@ -9,7 +9,7 @@ use stream_model::{SinkKey, SliceId, Timestamp};
 use super::file::{file_key, slice_key};
 use crate::error::StateError;
 use crate::keyspace::Key;
-use crate::store::{Store, Versioned};
+use crate::store::{Store, Versioned, Written};
 use crate::txn::{Tries, Txn};
 
 /// How often a write that needs the volume's incarnation is tried while that changes without becoming another number.
@@ -52,20 +52,20 @@ impl Store {
         let closed = apply(&slice.value, Event::Close(closing))?;
         let old_key = slice_key(&closed);
         let new_key = slice_key(&successor);
+        let closed = Written::over(slice, closed);
         let revision = self
             .txn()
             .unmodified(&file_key(&file.value), file.revision)
             .unmodified(&old_key, slice.revision)
             .absent(&new_key)
-            .put(&old_key, &closed)
+            .write(&old_key, &closed)
             .put(&new_key, &successor)
-            .delete(&Key::Crossed(closed.sink.clone(), closed.id))
+            .delete(&Key::Crossed(slice.value.sink.clone(), slice.value.id))
             .commit()
             .await?;
-        let versioned = |value| Versioned { value, revision };
         Ok(Rotation {
-            closed: versioned(closed),
-            successor: versioned(successor),
+            closed: closed.at(revision),
+            successor: Versioned::new(successor, revision),
         })
     }
 
@@ -136,6 +136,7 @@ impl Store {
             ..slice.value.clone()
         };
         invariant::check_slice(&slice.value, &failed)?;
+        let failed = Written::over(slice, failed);
         put(self.txn(), slice, &failed).commit_as(failed).await
     }
 
@@ -160,6 +161,7 @@ impl Store {
             .txn()
             .unmodified(&file_key(&from.value), from.revision)
             .unmodified(&file_key(&to.value), to.revision);
+        let moved = Written::over(slice, moved);
         put(txn, slice, &moved).commit_as(moved).await
     }
 
@@ -170,21 +172,18 @@ impl Store {
         event: Event,
         incarnation: u64,
     ) -> Result<Versioned<Slice>, StateError> {
-        let new = apply(&slice.value, event)?;
-        let key = Key::Incarnation(new.volume);
+        let new = Written::over(slice, apply(&slice.value, event)?);
+        let volume = slice.value.volume;
+        let key = Key::Incarnation(volume);
         let mut tries = Tries::new(INCARNATION_TRIES);
         loop {
-            let own = self.own_incarnation(new.volume, incarnation).await?;
+            let own = self.own_incarnation(volume, incarnation).await?;
             let txn = self.txn().unmodified(&key, own.revision);
             match put(txn, slice, &new).commit().await {
-                Ok(revision) => {
-                    return Ok(Versioned {
-                        value: new,
-                        revision,
-                    });
-                }
+                Ok(revision) => return Ok(new.at(revision)),
                 // The number is compared again; recovery that was completed meanwhile is no conflict.
                 Err(StateError::Conflict { key: changed }) if changed == key.to_string() => {
+                    self.forget_incarnation(volume);
                     tries.after(StateError::conflict(changed)).await?;
                 }
                 Err(error) => return Err(error),
@@ -200,9 +199,9 @@ pub(crate) fn apply(slice: &Slice, event: Event) -> Result<Slice, StateError> {
     Ok(new)
 }
 
-fn put<'a>(txn: Txn<'a>, old: &Versioned<Slice>, new: &Slice) -> Txn<'a> {
-    let key = slice_key(new);
-    txn.unmodified(&key, old.revision).put(&key, new)
+fn put<'a>(txn: Txn<'a>, old: &Versioned<Slice>, new: &Written<Slice>) -> Txn<'a> {
+    let key = slice_key(&new.value);
+    txn.unmodified(&key, old.revision).write(&key, new)
 }
 
 fn check_sealer(slice: &Slice, seal: &Seal, incarnation: u64) -> Result<(), StateError> {

@@ -9,7 +9,7 @@ use super::definition::{
 };
 use crate::error::StateError;
 use crate::keyspace::{Key, prefix};
-use crate::store::{RawEntry, Store, Versioned};
+use crate::store::{RawEntry, Store, Versioned, Written};
 use crate::txn::{Tries, Txn};
 
 /// A source and all its sinks, deleted ones too.
@@ -80,7 +80,7 @@ impl Store {
             }
             let parent = format!("branch {}", source.key.branch);
             siblings.check_room(parent, Source::PLURAL)?;
-            let new = continue_versions(source.clone(), old);
+            let new = Written::new(continue_versions(source.clone(), old));
             let txn = self.txn().none_written(range.clone(), siblings.revision);
             match put_definition(txn, old, &new).commit_as(new).await {
                 Ok(created) => return Ok(created),
@@ -110,6 +110,7 @@ impl Store {
             if new == old.value {
                 return Ok(old);
             }
+            let new = Written::over(&old, new);
             let txn = self.source_change(self.txn(), &old, &new).await?;
             match txn.commit_as(new).await {
                 Ok(updated) => return Ok(updated),
@@ -123,8 +124,9 @@ impl Store {
         &self,
         txn: Txn<'a>,
         old: &Versioned<Source>,
-        new: &Source,
+        written: &Written<Source>,
     ) -> Result<Txn<'a>, StateError> {
+        let new = &written.value;
         check_change(&old.value, new)?;
         let key = Definition::key(new);
         let mut txn = txn.unmodified(&key, old.revision);
@@ -134,7 +136,7 @@ impl Store {
             siblings.check_room(format!("branch {}", new.key.branch), Source::PLURAL)?;
             txn = txn.none_written(range, siblings.revision);
         }
-        Ok(put_definition(txn, Some(&old.value), new))
+        Ok(put_definition(txn, Some(&old.value), written))
     }
 
     /// Changes a source and its sinks in one transaction, as when deleting, disabling or reviving all of them. `change`
@@ -184,35 +186,25 @@ impl Store {
     ) -> Result<SourceTree, StateError> {
         check_tree(old, &source, &sinks)?;
         let range = prefix::sinks(&source.key);
+        let source = Written::over(&old.source, source);
         let mut txn = self
             .source_change(self.txn(), &old.source, &source)
             .await?
             .none_written(range, read_at);
-        let changed: Vec<bool> = old
-            .sinks
-            .iter()
-            .zip(&sinks)
-            .map(|(old, new)| old.value != *new)
+        let changed: Vec<Option<Written<Sink>>> = (old.sinks.iter().zip(sinks))
+            .map(|(old, new)| (old.value != new).then(|| Written::over(old, new)))
             .collect();
-        for ((old, new), _) in (old.sinks.iter().zip(&sinks).zip(&changed)).filter(|(_, c)| **c) {
-            txn = put_definition(txn, Some(&old.value), new);
+        for (old, new) in old.sinks.iter().zip(&changed) {
+            if let Some(new) = new {
+                txn = put_definition(txn, Some(&old.value), new);
+            }
         }
         let revision = txn.commit().await?;
-        let sinks = old
-            .sinks
-            .iter()
-            .zip(sinks)
-            .zip(changed)
-            .map(|((old, value), changed)| Versioned {
-                value,
-                revision: if changed { revision } else { old.revision },
-            })
+        let sinks = (old.sinks.iter().zip(changed))
+            .map(|(old, new)| new.map_or_else(|| old.clone(), |new| new.at(revision)))
             .collect();
         Ok(SourceTree {
-            source: Versioned {
-                value: source,
-                revision,
-            },
+            source: source.at(revision),
             sinks,
         })
     }

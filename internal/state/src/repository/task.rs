@@ -5,7 +5,7 @@ use stream_model::Timestamp;
 
 use crate::error::StateError;
 use crate::keyspace::{Key, prefix};
-use crate::store::{Store, Versioned};
+use crate::store::{Store, Versioned, Written};
 
 /// A task as stored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,7 +80,7 @@ impl Store {
         self.txn()
             .absent(&key)
             .put(&key, &task)
-            .commit_as(task)
+            .commit_as(Written::new(task))
             .await
     }
 
@@ -97,9 +97,10 @@ impl Store {
         if old.value.id != new.id {
             return Err(StateError::violation(key, "a task keeps its identifier"));
         }
+        let new = Written::over(old, new);
         self.txn()
             .unmodified(&key, old.revision)
-            .put(&key, &new)
+            .write(&key, &new)
             .commit_as(new)
             .await
     }

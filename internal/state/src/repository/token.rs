@@ -4,7 +4,7 @@ use stream_model::definition::Token;
 
 use crate::error::StateError;
 use crate::keyspace::{Key, prefix};
-use crate::store::{Store, Versioned};
+use crate::store::{Store, Versioned, Written};
 
 impl Store {
     /// Stores a token under the hash from `stream_model::definition::token::token_hash`.
@@ -28,7 +28,7 @@ impl Store {
         self.txn()
             .absent(&key)
             .put(&key, &token)
-            .commit_as(token)
+            .commit_as(Written::new(token))
             .await
     }
 
@@ -67,7 +67,7 @@ impl Store {
     }
 }
 
-fn is_hash(text: &str) -> bool {
+pub(crate) fn is_hash(text: &str) -> bool {
     text.len() == 64
         && text
             .bytes()

@@ -8,7 +8,7 @@ use super::definition::UPDATE_TRIES;
 use crate::error::StateError;
 use crate::keyspace::{Key, prefix};
 use crate::lease::Lease;
-use crate::store::{Store, Versioned};
+use crate::store::{Store, Versioned, Written};
 use crate::txn::Tries;
 
 /// How often a volume was opened, and by whom last.
@@ -42,7 +42,7 @@ impl Store {
     /// Returns the new number.
     ///
     /// # Errors
-    /// When etcd is away or the value cannot be read.
+    /// `Forgotten` when the volume was given up for lost; else when etcd is away or the value cannot be read.
     pub async fn raise_incarnation(
         &self,
         volume: VolumeId,
@@ -52,16 +52,26 @@ impl Store {
         let mut tries = Tries::new(UPDATE_TRIES);
         loop {
             let stored = self.incarnation_entry(volume).await?;
-            let (number, revision) =
-                stored.map_or((0, 0), |stored| (stored.value.number, stored.revision));
-            let raised = Incarnation {
-                number: number + 1,
+            let never = Incarnation {
+                number: 0,
                 node: node.clone(),
                 recovered: false,
             };
-            let txn = self.txn().unmodified(&key, revision).put(&key, &raised);
+            let stored = stored.unwrap_or_else(|| Versioned::new(never.clone(), 0));
+            let raised = Incarnation {
+                number: stored.value.number + 1,
+                ..never
+            };
+            let raised = Written::over(&stored, raised);
+            self.refuse_forgotten(volume).await?;
+            let txn = self
+                .txn()
+                .absent(&Key::Forgotten(volume))
+                .unmodified(&key, stored.revision)
+                .write(&key, &raised);
             match txn.commit().await {
-                Ok(_) => return Ok(raised.number),
+                Ok(_) => return Ok(raised.value.number),
+                Err(StateError::AlreadyExists { .. }) => self.refuse_forgotten(volume).await?,
                 Err(error) => tries.after(error).await?,
             }
         }
@@ -79,19 +89,23 @@ impl Store {
         let key = Key::Incarnation(volume);
         let mut tries = Tries::new(UPDATE_TRIES);
         loop {
+            self.forget_incarnation(volume);
             let own = self.own_incarnation(volume, incarnation).await?;
             if own.value.recovered {
                 return Ok(());
             }
             let recovered = Incarnation {
                 recovered: true,
-                ..own.value
+                ..own.value.clone()
             };
+            let recovered = Written::over(&own, recovered);
             let txn = self
                 .txn()
                 .unmodified(&key, own.revision)
-                .put(&key, &recovered);
-            match txn.commit().await {
+                .write(&key, &recovered);
+            let marked = txn.commit().await;
+            self.forget_incarnation(volume);
+            match marked {
                 Ok(_) => return Ok(()),
                 Err(error) => tries.after(error).await?,
             }
@@ -114,20 +128,33 @@ impl Store {
         self.get(&Key::Incarnation(volume)).await
     }
 
-    /// The volume's incarnation, if it is still ours.
+    /// The volume's incarnation, if it is still ours. May be an older one: the transaction that compares its revision tells,
+    /// and [`Self::forget_incarnation`] makes the next look a fresh one.
     pub(crate) async fn own_incarnation(
         &self,
         volume: VolumeId,
         ours: u64,
     ) -> Result<Versioned<Incarnation>, StateError> {
+        let known = self.incarnations().lock().get(&volume).cloned();
+        if let Some(known) = known.filter(|known| known.value.number == ours) {
+            return Ok(known);
+        }
         match self.incarnation_entry(volume).await? {
-            Some(stored) if stored.value.number == ours => Ok(stored),
+            Some(stored) if stored.value.number == ours => {
+                self.incarnations().lock().insert(volume, stored.clone());
+                Ok(stored)
+            }
             other => Err(StateError::StaleIncarnation {
                 volume,
                 ours,
                 newest: other.map_or(0, |stored| stored.value.number),
             }),
         }
+    }
+
+    /// Has the incarnation of a volume read again.
+    pub(crate) fn forget_incarnation(&self, volume: VolumeId) {
+        self.incarnations().lock().remove(&volume);
     }
 
     /// Announces an open volume for as long as the lease lives. A registration of an earlier run is overwritten.

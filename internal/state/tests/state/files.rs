@@ -5,7 +5,7 @@ use stream_model::slice::{Slice, State};
 use stream_model::statistics::{Crossed, Figures};
 use stream_model::trigger::Reason;
 use stream_model::{ErrorKind, file as model_file};
-use stream_state::{StateError, Store, Versioned};
+use stream_state::{Mirror, StateError, Store, Versioned};
 
 use crate::support::*;
 
@@ -169,18 +169,12 @@ async fn rotation_is_refused_when_the_file_or_the_slice_has_changed() {
         let store = &fixture.store;
         let open = open(store).await;
         let successor = || slice(&open.file.value, slice_id(2), volume(1));
-        let stale = Versioned {
-            revision: open.slice.revision - 1,
-            ..open.slice.clone()
-        };
+        let stale = Versioned::new(open.slice.value.clone(), open.slice.revision - 1);
         let rotated = store
             .rotate_slice(&open.file, &stale, closing(Some(slice_id(2))), successor())
             .await;
         assert_conflict(rotated, "entity/slice");
-        let stale = Versioned {
-            revision: open.file.revision - 1,
-            ..open.file.clone()
-        };
+        let stale = Versioned::new(open.file.value.clone(), open.file.revision - 1);
         let rotated = store
             .rotate_slice(&stale, &open.slice, closing(Some(slice_id(2))), successor())
             .await;
@@ -469,7 +463,7 @@ async fn the_next_file_needs_the_newest_version_of_an_enabled_sink() {
 }
 
 #[tokio::test]
-async fn more_slices_than_a_transaction_holds_are_refused_before_anything_is_written() {
+async fn a_file_with_more_slices_than_a_transaction_holds_is_closed_in_several() {
     on_every_server(async |fixture| {
         let store = &fixture.store;
         store
@@ -497,28 +491,71 @@ async fn more_slices_than_a_transaction_holds_are_refused_before_anything_is_wri
             .open_file(&sink, None, file, slices.clone())
             .await
             .expect("a hundred volumes fit");
+        let first = slices.clone();
         let closings = slices
             .into_iter()
-            .map(|value| {
-                (
-                    Versioned {
-                        value,
-                        revision: file.revision,
-                    },
-                    closing(None),
-                )
+            .zip(opened(2).1)
+            .map(|(value, next)| {
+                let closing = closing(Some(next.id));
+                (Versioned::new(value, file.revision), closing)
             })
             .collect();
-        let error = store
+        let closed = store
             .close_file(&file, at(5), Reason::Interval, closings, Some(opened(2)))
             .await
-            .expect_err("twice as many do not");
-        assert!(
-            matches!(error, StateError::TooLarge { limit: 128, .. }),
-            "{error}"
-        );
-        assert_eq!(error.kind(), ErrorKind::Invalid);
-        assert_eq!(read_file(store, &sink.value.key, file_id(1)).await, file);
+            .expect("in several transactions");
+        let key = &sink.value.key;
+        assert_eq!(read_file(store, key, file_id(1)).await, closed.file);
+        assert_eq!(closed.next.expect("the next").value.volumes.len(), 100);
+        for slice in &first {
+            let slice = read_slice(store, key, slice.id).await;
+            assert!(matches!(slice.value.state, State::Closing(_)));
+        }
+        for slice in &opened(2).1 {
+            let slice = read_slice(store, key, slice.id).await;
+            assert_eq!(slice.value.state, State::Writing);
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_an_interrupted_closing_left_is_closed_later() {
+    on_every_server(async |fixture| {
+        let store = &fixture.store;
+        let open = open(store).await;
+        let key = open.sink.value.key.clone();
+        let early = store
+            .close_slices(&open.file, vec![(open.slice.clone(), closing(None))])
+            .await;
+        let error = early.expect_err("the file is writing");
+        assert!(matches!(error, StateError::Violation(_)), "{error}");
+
+        // As if the process had died between the two transactions.
+        let mut fixture = fixture;
+        let file_key = format!("entity/file/{key}/{}", file_id(1));
+        let mut value = fixture.raw(&file_key).await;
+        value["state"] = serde_json::json!({
+            "name": "closing", "at": at(5).to_string(), "reason": "interval",
+        });
+        fixture.put_raw(&file_key, &value.to_string()).await;
+        let store = &fixture.store;
+        store
+            .put_crossed(crossed(&open.slice.value))
+            .await
+            .expect("the slice takes rows still");
+        let file = read_file(store, &key, file_id(1)).await;
+        let closings = vec![(open.slice.clone(), closing(None))];
+        store
+            .close_slices(&file, closings.clone())
+            .await
+            .expect("closed");
+        let closed = read_slice(store, &key, slice_id(1)).await;
+        assert!(matches!(closed.value.state, State::Closing(_)));
+        let listed = Mirror::start(store).await.expect("starts").0;
+        let left = listed.read(|topology| topology.sink(&key).map(|sink| sink.crossed.len()));
+        assert_eq!(left, Some(0));
+        assert_conflict(store.close_slices(&file, closings).await, "entity/slice");
     })
     .await;
 }

@@ -242,3 +242,32 @@ async fn registrations_come_back_after_a_restart_of_the_server() {
     within(task).await.expect("no panic").expect("ends well");
     server.stop().await;
 }
+
+#[tokio::test]
+async fn withdrawing_leaves_the_registration_of_another_process_alone() {
+    on_every_server(async |fixture| {
+        let store = &fixture.store;
+        let (old, new) = (
+            store.grant_lease(LONG).await.expect("granted"),
+            store.grant_lease(LONG).await.expect("granted"),
+        );
+        for (lease, incarnation) in [(&old, 1), (&new, 2)] {
+            store
+                .register_volume(lease, volume(1), registration(incarnation))
+                .await
+                .expect("registered");
+        }
+        store
+            .unregister_volume(&old, volume(1))
+            .await
+            .expect("withdrawn");
+        let left = store.volumes().await.expect("listed");
+        assert_eq!(left, [(volume(1), registration(2))]);
+        store
+            .unregister_volume(&new, volume(1))
+            .await
+            .expect("withdrawn");
+        assert_eq!(volumes(store).await, []);
+    })
+    .await;
+}

@@ -1,8 +1,12 @@
-//! The repository against the embedded server, and against a real etcd when `STREAM_TEST_ETCD_ENDPOINT` names one.
+//! The repository against the embedded server, and against a real etcd where there is one.
 
 #![allow(
     clippy::disallowed_methods,
     reason = "tests spawn tasks that they join themselves"
+)]
+#![allow(
+    clippy::print_stderr,
+    reason = "seeds and figures of long tests are printed"
 )]
 #![allow(
     clippy::large_futures,
@@ -11,9 +15,14 @@
 
 mod support;
 
+mod audit;
+mod connections;
 mod definitions;
 mod files;
+mod forget;
 mod import;
 mod leases;
+mod locks;
+mod members;
 mod mirror;
 mod others;

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use stream_model::ErrorKind;
 use stream_model::definition::Token;
 use stream_model::definition::token::Role;
-use stream_state::{Incarnation, Outputs, StateError, Store, Task, TaskStatus};
+use stream_state::{Incarnation, Mirror, Outputs, StateError, Store, Task, TaskStatus};
 
 use crate::support::*;
 
@@ -227,6 +227,55 @@ async fn an_unreadable_entry_is_left_out_of_lists_and_named_when_asked_for() {
             .create_source(source("d"))
             .await
             .expect("others go on");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn fields_of_a_later_version_survive_what_this_one_writes_over_them() {
+    on_every_server(async |mut fixture| {
+        let open = open(&fixture.store).await;
+        let store = fixture.store.clone();
+        let slice_key = format!("entity/slice/{}/{}", open.sink.value.key, slice_id(1));
+        for key in ["entity/source/1/1/orders", &slice_key] {
+            let mut value = fixture.raw(key).await;
+            value["later"] = serde_json::json!({"deep": [1, 2]});
+            fixture.put_raw(key, &value.to_string()).await;
+        }
+
+        let renamed = store
+            .update_source(&source_key("orders"), |mut source| {
+                source.name = "renamed".to_owned();
+                source.version.number += 1;
+                Ok::<_, StateError>(source)
+            })
+            .await;
+        renamed.expect("updated");
+        for key in [
+            "entity/source/1/1/orders",
+            "version/source/1/1/orders/0000000002",
+        ] {
+            let value = fixture.raw(key).await;
+            assert_eq!(value["name"], "renamed", "{key}");
+            assert_eq!(value["later"]["deep"][1], 2, "{key}");
+        }
+
+        // The value comes from the mirror, as it does for those who close slices.
+        let (mirror, _task) = Mirror::start(&store).await.expect("starts");
+        let known = mirror.read(|topology| topology.slice(slice_id(1)).cloned());
+        let known = known.expect("mirrored");
+        let next = slice(&open.file.value, slice_id(2), volume(1));
+        let rotated = store
+            .rotate_slice(&open.file, &known, closing(Some(slice_id(2))), next)
+            .await
+            .expect("rotated");
+        let sealed = store
+            .seal_slice(&rotated.closed, seal(3, open.incarnation), open.incarnation)
+            .await;
+        sealed.expect("sealed");
+        let value = fixture.raw(&slice_key).await;
+        assert_eq!(value["state"]["name"], "uploading");
+        assert_eq!(value["later"]["deep"][1], 2);
     })
     .await;
 }

@@ -100,6 +100,17 @@ impl Fixture {
         }
     }
 
+    /// The JSON of a key that exists.
+    pub(crate) async fn raw(&mut self, key: &str) -> serde_json::Value {
+        let full = format!("{}/{key}", self.namespace);
+        let answer = self.client.get(full, None).await.expect("read");
+        let kv = answer
+            .kvs()
+            .first()
+            .unwrap_or_else(|| panic!("{key} exists"));
+        serde_json::from_slice(kv.value()).expect("JSON")
+    }
+
     pub(crate) async fn put_raw(&mut self, key: &str, value: &str) {
         let full = format!("{}/{key}", self.namespace);
         self.client.put(full, value, None).await.expect("puts");
@@ -122,16 +133,22 @@ pub(crate) async fn on_every_server(test: impl AsyncFn(Fixture)) {
 }
 
 async fn real_client() -> Option<etcd_client::Client> {
-    let endpoint = std::env::var("STREAM_TEST_ETCD_ENDPOINT").ok()?;
+    let cluster = stream_tests_etcd::shared().await?;
+    Some(connect_to(cluster).await)
+}
+
+/// Connects to all members of a cluster without encryption or users.
+pub(crate) async fn connect_to(cluster: &stream_tests_etcd::Cluster) -> etcd_client::Client {
     let options = ConnectOptions {
-        endpoints: vec![endpoint],
+        endpoints: cluster.endpoints().to_vec(),
         username: None,
         password: None,
+        tls: None,
         connect_timeout: Duration::from_secs(10),
         keep_alive_interval: Duration::from_secs(10),
         keep_alive_timeout: Duration::from_secs(5),
     };
-    Some(stream_state::connect(&options).await.expect("connects"))
+    stream_state::connect(&options).await.expect("connects")
 }
 
 pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
@@ -286,6 +303,7 @@ pub(crate) fn slice(file: &File, id: SliceId, volume: VolumeId) -> Slice {
         opened_at: at(0),
         state: slice::State::Writing,
         retry: None,
+        forgotten: None,
     }
 }
 

@@ -31,23 +31,16 @@ fn list(scene: &Scene, live_volumes: &[u8], now: Timestamp) -> Vec<(FileId, Reco
 }
 
 #[test]
-fn files_expire_after_the_retention_and_the_newest_keep_their_records() {
+fn the_newest_keep_their_records_and_their_objects_for_the_retention() {
     let scene = scene();
-    assert!(list(&scene, &[1], at(3_609)).is_empty());
-    assert_eq!(
-        list(&scene, &[1], at(3_610)),
-        [(file_id(1), Records::Remove)]
-    );
-    let all = list(&scene, &[1], at(4_000));
-    let kept: Vec<_> = all
-        .iter()
-        .filter(|(_, records)| *records == Records::Keep)
-        .collect();
-    assert_eq!(all.len(), 5);
-    assert_eq!(
-        kept,
-        [&(file_id(5), Records::Keep), &(file_id(4), Records::Keep)]
-    );
+    let removed = [3, 2, 1].map(|number| (file_id(number), Records::Remove));
+    let early = list(&scene, &[1], at(129));
+    assert!(early.is_empty(), "not everybody has seen it");
+    let found = list(&scene, &[1], at(150));
+    assert_eq!(found, removed, "within the retention");
+    let mut all = vec![(file_id(5), Records::Keep), (file_id(4), Records::Keep)];
+    all.extend(removed);
+    assert_eq!(list(&scene, &[1], at(4_000)), all);
 }
 
 #[test]

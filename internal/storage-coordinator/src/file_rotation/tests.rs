@@ -209,3 +209,45 @@ fn a_late_slice_does_not_make_its_new_file_due() {
         Reason::Interval
     );
 }
+
+#[test]
+fn finishes_a_closing_that_was_interrupted() {
+    let mut scene = Scene::new("raw");
+    scene.open_file(1, &[1, 2], at(0));
+    assert!(left_open(&scene.show().picture()).is_empty());
+    let reason = Reason::Count;
+    scene.files.get_mut(&file_id(1)).expect("open").state =
+        file::State::Closing { at: at(5), reason };
+    scene.advance(1, Stage::Closing, figures(1, at(0)), at(5));
+    scene.open_file(3, &[1, 2], at(5));
+    let mut steps = left_open(&scene.show().picture());
+    let Some(Step::Finish(finish)) = steps.pop() else {
+        panic!("one slice is left");
+    };
+    assert!(steps.is_empty());
+    assert_eq!(finish.file.value.id, file_id(1));
+    assert_eq!(finish.reason, reason);
+    let [(slice, successor)] = &finish.slices[..] else {
+        panic!("one slice is left, not {:?}", finish.slices);
+    };
+    assert_eq!(slice.value.volume, volume(2));
+    let successor = successor.and_then(|id| scene.slices.get(&id));
+    let successor = successor.expect("the slice on the same volume");
+    assert_eq!((successor.volume, successor.file), (volume(2), file_id(3)));
+}
+
+#[test]
+fn a_file_whose_volumes_were_forgotten_is_closed_at_once() {
+    let mut scene = scene();
+    let slice = scene.slices.remove(&slice_id(1)).expect("one slice");
+    let forget = stream_model::slice::Event::Forget {
+        incarnation: 2,
+        at: at(3),
+    };
+    let slice = slice.apply(forget).expect("given up");
+    scene.slices.insert(slice.id, slice);
+    scene.assignment = None;
+    let close = close(decision(&scene, &[2], at(4)));
+    assert_eq!(close.reason, Reason::Drain);
+    assert!(close.slices.is_empty() && close.next.is_some());
+}

@@ -7,7 +7,6 @@
 //! rows. Recording the upload compares the number of that opening, so a slice that is rebuilt at the same time is never
 //! recorded with an object of other bytes.
 
-mod jobs;
 mod metrics;
 mod pending;
 mod upload;
@@ -18,14 +17,13 @@ use std::time::Duration;
 
 use stream_model::{Clock, ErrorKind, SliceId, VolumeId};
 use stream_node::{
-    Activator, CancellationToken, OnError, ReadyFlag, ReconcilerMetrics, Schedule, Shutdown,
+    Activator, CancellationToken, Jobs, OnError, ReadyFlag, ReconcilerMetrics, Schedule, Shutdown,
     StillRunning, TaskError, Tasks, run_reconciler,
 };
 use stream_state::{Mirror, Store};
 use stream_storage::staging::Staging;
 use tracing::info;
 
-use jobs::Jobs;
 use metrics::Metrics;
 use pending::Pending;
 use upload::Uploader;
@@ -45,14 +43,14 @@ pub trait SliceFiles: Send + Sync {
 /// Settings of the storage-reader.
 #[derive(Debug, Clone)]
 pub struct ReaderOptions {
-    /// Slices that are uploaded at the same time, at least 1. Default 4. Raising it uses a faster network better, and costs
+    /// Slices that are uploaded at the same time, at least 1. Default 16. Raising it uses a faster network better, and costs
     /// 1 MiB of memory each.
     pub concurrency: usize,
 }
 
 impl Default for ReaderOptions {
     fn default() -> Self {
-        Self { concurrency: 4 }
+        Self { concurrency: 16 }
     }
 }
 
@@ -117,7 +115,12 @@ impl Reader {
             clock: Arc::clone(&deps.clock),
             metrics: Metrics::register(&deps.registry)?,
         });
-        let jobs = Jobs::new(options.concurrency, tasks.clone(), activator.clone());
+        let jobs = Jobs::new(
+            "slice-upload-job",
+            options.concurrency,
+            tasks.clone(),
+            activator.clone(),
+        );
         let pending = Pending::new(
             deps.store,
             deps.mirror.clone(),

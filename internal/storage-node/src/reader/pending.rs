@@ -9,11 +9,10 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use stream_model::slice::{Slice, State};
 use stream_model::{Clock, SliceId, Timestamp, VolumeId};
-use stream_node::{CancellationToken, Outcome, Reconciler, TaskError};
+use stream_node::{CancellationToken, Jobs, Outcome, Reconciler, TaskError};
 use stream_state::{Mirror, Store, Topology, Versioned};
 
 use super::SliceFiles;
-use super::jobs::Jobs;
 use super::upload::{Upload, Uploader};
 use crate::changes::Changes;
 
@@ -85,7 +84,7 @@ pub(super) struct Pending {
     files: Arc<dyn SliceFiles>,
     clock: Arc<dyn Clock>,
     uploader: Arc<Uploader>,
-    jobs: Jobs,
+    jobs: Jobs<SliceId>,
     waiting: Mutex<Waiting>,
 }
 
@@ -96,7 +95,7 @@ impl Pending {
         files: Arc<dyn SliceFiles>,
         clock: Arc<dyn Clock>,
         uploader: Arc<Uploader>,
-        jobs: Jobs,
+        jobs: Jobs<SliceId>,
     ) -> Self {
         Self {
             store,
@@ -134,12 +133,13 @@ impl Pending {
         cancel: &CancellationToken,
     ) -> bool {
         let (uploader, cancel) = (Arc::clone(&self.uploader), cancel.clone());
-        self.jobs.start(slice.value.id, || async move {
+        let id = slice.value.id;
+        self.jobs.start(&id, || async move {
             tokio::select! {
                 biased;
                 // What is left of a dropped upload is collected by the clean-up of staging.
                 () = cancel.cancelled() => {}
-                () = uploader.run(Upload { slice, path, incarnation }) => {}
+                () = uploader.run_if_newest(Upload { slice, path, incarnation }) => {}
             }
         })
     }

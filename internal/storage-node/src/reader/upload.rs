@@ -8,7 +8,7 @@ use stream_model::retry::Retry;
 use stream_model::slice::Slice;
 use stream_model::{Clock, ErrorKind};
 use stream_node::error_chain;
-use stream_state::{Mirror, StateError, Store, Versioned};
+use stream_state::{Mirror, StateError, Store, Topology, Versioned};
 use stream_storage::staging::{Content, Staging, StagingError};
 use tokio::time::Instant;
 use tracing::{debug, error, warn};
@@ -19,6 +19,9 @@ use super::metrics::Metrics;
 const MIRROR_PATIENCE: Duration = Duration::from_secs(2);
 /// How long a slice rests whose upload could not be recorded.
 const UNRECORDED_PAUSE: Duration = Duration::from_secs(1);
+
+/// After so long without a word from the state it has been reported as lost, and nothing is reported again.
+const KNOWN_AWAY: Duration = Duration::from_secs(4);
 
 /// A slice to upload.
 pub(super) struct Upload {
@@ -38,9 +41,18 @@ pub(super) struct Uploader {
 }
 
 impl Uploader {
+    /// Uploads a slice unless it has changed since it was listed: it may have waited for its turn.
+    pub(super) async fn run_if_newest(&self, upload: Upload) {
+        let (id, listed) = (upload.slice.value.id, upload.slice.revision);
+        let newest = |topology: &Topology| topology.slice(id).map(|slice| slice.revision);
+        if self.mirror.read(newest) == Some(listed) {
+            self.run(upload).await;
+        }
+    }
+
     /// Uploads a slice and records the result. A failure is recorded with the slice, which is tried again later; what cannot
     /// be recorded either is tried again from the start, which is quick when the object is there.
-    pub(super) async fn run(&self, upload: Upload) {
+    async fn run(&self, upload: Upload) {
         let slice = &upload.slice.value;
         let recorded = match self.upload(&upload).await {
             Ok(object) => {
@@ -64,7 +76,7 @@ impl Uploader {
                 let _ = tokio::time::timeout(MIRROR_PATIENCE, shown).await;
             }
             Err(error) => {
-                note_unrecorded(slice, &error);
+                note_unrecorded(slice, &error, self.mirror.staleness());
                 tokio::time::sleep(UNRECORDED_PAUSE).await;
             }
         }
@@ -86,10 +98,14 @@ impl Uploader {
     }
 }
 
-fn note_unrecorded(slice: &Slice, error: &StateError) {
+fn note_unrecorded(slice: &Slice, error: &StateError, silence: Duration) {
     match error.kind() {
         ErrorKind::Conflict | ErrorKind::NotFound => {
             debug!(slice = %slice.id, %error, "slice was changed during its upload");
+        }
+        // The mirror has said that the state is away.
+        _ if silence > KNOWN_AWAY => {
+            debug!(slice = %slice.id, %error, "result of the upload cannot be recorded yet");
         }
         _ => warn!(slice = %slice.id, %error, "result of the upload cannot be recorded yet"),
     }

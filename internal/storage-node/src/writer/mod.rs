@@ -106,6 +106,17 @@ pub enum WriterError {
 }
 
 impl WriterError {
+    /// Whether the volume was given up for lost, so that trying again is of no use.
+    fn is_forgotten(&self) -> bool {
+        matches!(
+            self,
+            Self::State {
+                source: StateError::Forgotten { .. },
+                ..
+            }
+        )
+    }
+
     /// What the caller can do about it.
     #[must_use]
     pub const fn kind(&self) -> ErrorKind {
@@ -235,6 +246,11 @@ impl Writer {
                 Ok(volume) => {
                     served += 1;
                     Some(volume)
+                }
+                Err(error) if error.is_forgotten() => {
+                    serve::report_forgotten(&serve::label(&dir), &error);
+                    failure = failure.or(Some(error));
+                    continue;
                 }
                 Err(error) => {
                     let volume = serve::label(&dir);

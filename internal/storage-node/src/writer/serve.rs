@@ -147,6 +147,15 @@ fn hide(shared: &Shared, volume: VolumeId) {
     shared.volumes.remove(volume);
 }
 
+/// The volume stays closed for good. Its directory is left as it is: only a person removes data.
+pub(super) fn report_forgotten(label: &str, error: &WriterError) {
+    error!(
+        volume = label,
+        error = error_chain(error),
+        "volume was forgotten and stays closed, move its directory away"
+    );
+}
+
 /// Serves a volume until the stop, and opens it again whenever it failed.
 pub(super) async fn supervise(
     shared: Arc<Shared>,
@@ -197,6 +206,10 @@ pub(super) async fn supervise(
         }
         match open(&shared, &dir).await {
             Ok(served) => next = Some(served),
+            Err(error) if error.is_forgotten() => {
+                report_forgotten(&label, &error);
+                return Ok(());
+            }
             Err(error) => {
                 let error = error_chain(&error);
                 warn!(volume = label, error, "volume still cannot be opened");

@@ -21,7 +21,7 @@ const MAGIC: &[u8; 8] = b"STRMCKPT";
 const VERSION: u32 = 1;
 const EXTENSION: &str = "checkpoint";
 /// Checkpoints to keep.
-const KEEP: usize = 2;
+pub(super) const KEEP: usize = 2;
 
 /// The state of all slices that have a synced file.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -180,11 +180,12 @@ pub(super) fn prune(disk: &dyn Disk, dir: &Path, newest: u64) -> io::Result<()> 
     Ok(())
 }
 
-fn number_of(file: &Path) -> Option<u64> {
+/// The number in the name of a checkpoint, or none when the name is not one.
+pub(super) fn number_of(file: &Path) -> Option<u64> {
     if file.extension()? != EXTENSION {
         return None;
     }
-    u64::from_str_radix(file.file_stem()?.to_str()?, 16).ok()
+    super::segment::number_in(file.file_stem()?.to_str()?)
 }
 
 /// The checkpoints found in a directory, newest first; a damaged one as its path and length.

@@ -13,8 +13,9 @@ use tokio::sync::oneshot;
 use super::format::{self, GroupBuffer, Kind, SealEntry};
 use super::index::{Committed, Frame, Index, Stage};
 use super::journal::{Journal, Sync, WriteError};
-use super::queue::{Op, OpenReply};
+use super::queue::{Next, Op, OpenReply};
 use super::volume::{Content, FailOnPanic, Shared};
+use super::worker::Step;
 use crate::wire::{Answer, Batch, Opened, Refusal, RefusalReason, Sealed};
 
 /// Entries are refused beyond this, so that lengths fit the format.
@@ -56,12 +57,30 @@ struct Group {
     /// Slices that this group would seal, with their successors.
     seals: HashMap<SliceId, Option<SliceId>>,
     durable: bool,
+    /// Batches that come too late for a slice that this group seals. What they are told is true only when the group is written.
+    late: Vec<Late>,
+}
+
+/// A batch whose answer depends on the group.
+struct Late {
+    session: SessionId,
+    batch: Batch,
+    reply: oneshot::Sender<Answer>,
+    answer: Answer,
 }
 
 /// What admission makes of a batch.
 enum Verdict {
     Admit,
     Answer(Answer),
+    /// The answer, once the group is written.
+    Late(Answer),
+}
+
+/// What became of a group.
+enum Outcome {
+    Written,
+    Refused(RefusalReason),
 }
 
 impl Committer {
@@ -77,10 +96,30 @@ impl Committer {
     pub fn run(mut self) {
         let _guard = FailOnPanic(Arc::clone(&self.shared));
         while let Some(ops) = self.shared.queue.next_group() {
-            let group = self.admit(ops);
-            if self.commit(group).is_err() {
+            if self.round(ops) == Step::Ended {
                 return;
             }
+        }
+    }
+
+    /// Does what waits, if anything does.
+    pub fn step(&mut self) -> Step {
+        match self.shared.queue.try_next_group() {
+            Next::Group(ops) => self.round(ops),
+            Next::Empty => Step::Idle,
+            Next::Closed => {
+                // The flush worker ends after this one, so that a seal that was queued still gets its content.
+                self.shared.flush.stop();
+                Step::Ended
+            }
+        }
+    }
+
+    fn round(&mut self, ops: Vec<Op>) -> Step {
+        let group = self.admit(ops);
+        match self.commit(group) {
+            Ok(()) => Step::Worked,
+            Err(_) => Step::Ended,
         }
     }
 
@@ -98,6 +137,12 @@ impl Committer {
                 } => match group.judge(&index, session, &batch, refusal) {
                     Verdict::Admit => group.admit_batch(&index, session, batch, reply),
                     Verdict::Answer(answer) => self.answer(reply, answer),
+                    Verdict::Late(answer) => group.late.push(Late {
+                        session,
+                        batch,
+                        reply,
+                        answer,
+                    }),
                 },
                 Op::Open {
                     session,
@@ -137,11 +182,19 @@ impl Committer {
             entries,
             opens,
             durable,
+            late,
             ..
         } = group;
         if !entries.is_empty() {
             let sync = if durable { Sync::Data } else { Sync::None };
-            self.write(entries, sync)?;
+            match self.write(entries, sync)? {
+                Outcome::Written => late
+                    .into_iter()
+                    .for_each(|late| self.answer(late.reply, late.answer)),
+                Outcome::Refused(reason) => late
+                    .into_iter()
+                    .for_each(|late| self.refuse(late.session, &late.batch, late.reply, reason)),
+            }
         }
         let index = self.shared.index.lock();
         for (session, slices, reply) in opens {
@@ -154,7 +207,7 @@ impl Committer {
         Ok(())
     }
 
-    fn write(&mut self, entries: Vec<Entry>, sync: Sync) -> Result<(), WriteError> {
+    fn write(&mut self, entries: Vec<Entry>, sync: Sync) -> Result<Outcome, WriteError> {
         let bytes = entries.iter().map(Entry::stride).sum();
         match self.journal.make_room(bytes) {
             Ok(None) => {}
@@ -162,7 +215,7 @@ impl Committer {
             Err(error) => {
                 tracing::error!(volume = %self.shared.label, error = %error, "cannot make a journal segment");
                 self.refuse_all(entries, RefusalReason::DiskFull);
-                return Ok(());
+                return Ok(Outcome::Refused(RefusalReason::DiskFull));
             }
         }
         let (number, places) = self.encode(&entries);
@@ -174,7 +227,7 @@ impl Committer {
                     .metrics
                     .group(entries.len(), written, sync, started.elapsed());
                 self.apply(number, entries, places);
-                Ok(())
+                Ok(Outcome::Written)
             }
             Err(WriteError::Discarded(error)) => {
                 tracing::error!(
@@ -184,7 +237,7 @@ impl Committer {
                 self.shared
                     .segment_started(Arc::clone(self.journal.segment()));
                 self.refuse_all(entries, RefusalReason::WriteFailed);
-                Ok(())
+                Ok(Outcome::Refused(RefusalReason::WriteFailed))
             }
             Err(uncertain @ WriteError::Uncertain { .. }) => {
                 // Before the replies are dropped: whoever learns that the outcome is unknown finds the volume stopped.
@@ -284,7 +337,6 @@ impl Committer {
 
     /// Refuses batches that were certainly not written. Seals and releases are simply asked for again.
     fn refuse_all(&self, entries: Vec<Entry>, reason: RefusalReason) {
-        let index = self.shared.index.lock();
         for entry in entries {
             if let Entry::Batch {
                 session,
@@ -292,10 +344,20 @@ impl Committer {
                 reply,
             } = entry
             {
-                let expected = expected(&index, session, &batch);
-                self.answer(reply, Answer::Refused(Refusal { reason, expected }));
+                self.refuse(session, &batch, reply, reason);
             }
         }
+    }
+
+    fn refuse(
+        &self,
+        session: SessionId,
+        batch: &Batch,
+        reply: oneshot::Sender<Answer>,
+        reason: RefusalReason,
+    ) {
+        let expected = expected(&self.shared.index.lock(), session, batch);
+        self.answer(reply, Answer::Refused(Refusal { reason, expected }));
     }
 }
 
@@ -356,6 +418,9 @@ impl Group {
             .iter()
             .filter_map(|part| Some((part.slice, self.sealed(index, part.slice, session)?)))
             .collect();
+        if sealed.keys().any(|slice| self.seals.contains_key(slice)) {
+            return Verdict::Late(Answer::Sealed(sealed));
+        }
         if !sealed.is_empty() {
             return Verdict::Answer(Answer::Sealed(sealed));
         }
@@ -494,7 +559,7 @@ fn malformed(batch: &Batch) -> Option<&'static str> {
 impl Shared {
     /// Why no batch can be taken at present.
     fn refusal(&self, index: &Index) -> Option<RefusalReason> {
-        self.is_full(index.usage.bytes())
+        self.is_full(&index.usage)
             .then_some(RefusalReason::DiskFull)
     }
 }

@@ -4,7 +4,7 @@
 //! created, renamed or removed are durable after [`Disk::sync_dir`], content after [`DiskFile::sync_data`].
 
 use std::fmt::Debug;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -45,8 +45,17 @@ pub trait DiskFile: Send + Sync + Debug {
     fn set_len(&self, len: u64) -> io::Result<()>;
 }
 
+/// A lock that a process holds on a file until it drops this.
+pub type DiskLock = Box<dyn Send>;
+
 /// A file system.
 pub trait Disk: Send + Sync + Debug {
+    /// Locks a file against other processes, creating it when missing. None when another process has it.
+    ///
+    /// # Errors
+    /// What the disk says.
+    fn lock(&self, path: &Path) -> io::Result<Option<DiskLock>>;
+
     /// Opens an existing file for reading and writing.
     ///
     /// # Errors
@@ -135,6 +144,15 @@ impl DiskFile for File {
 }
 
 impl Disk for OsDisk {
+    fn lock(&self, path: &Path) -> io::Result<Option<DiskLock>> {
+        let file = durable::open_for_writing(path)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Box::new(file))),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(error),
+        }
+    }
+
     fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
         Ok(Box::new(
             OpenOptions::new().read(true).write(true).open(path)?,

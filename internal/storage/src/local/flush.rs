@@ -3,7 +3,7 @@
 //! It is the only writer of slice files. Nothing it does is needed for an acknowledgement, and all of it can be done again
 //! from the journal, so its own failures are tried again and never lose anything.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -20,6 +20,7 @@ use super::index::{Frame, Slice, Stage};
 use super::slice_file::{Checksum, Packer, complete_run};
 use super::sound::sound;
 use super::volume::{Content, FailOnPanic, Shared};
+use super::worker::Step;
 
 /// Free space, ages and gauges are looked at this often.
 const TICK: Duration = Duration::from_secs(1);
@@ -36,6 +37,16 @@ struct Work {
     /// A segment was taken from the pool.
     segment_started: bool,
     stopping: bool,
+}
+
+impl Work {
+    fn is_empty(&self) -> bool {
+        self.runs.is_empty()
+            && self.seals.is_empty()
+            && self.released.is_empty()
+            && !self.segment_started
+            && !self.stopping
+    }
 }
 
 /// The way to wake the flush thread.
@@ -78,15 +89,13 @@ impl FlushSignal {
 
     fn wait(&self, until: Instant) -> Work {
         let mut work = self.work.lock();
-        let empty = |work: &mut Work| {
-            work.runs.is_empty()
-                && work.seals.is_empty()
-                && work.released.is_empty()
-                && !work.segment_started
-                && !work.stopping
-        };
-        self.filled.wait_while_until(&mut work, empty, until);
+        self.filled
+            .wait_while_until(&mut work, |work| work.is_empty(), until);
         std::mem::take(&mut work)
+    }
+
+    fn take(&self) -> Work {
+        std::mem::take(&mut self.work.lock())
     }
 }
 
@@ -102,8 +111,8 @@ pub(super) struct Flusher {
     packer: Packer,
     /// Running checksums of slice files that were written from their start in this run.
     checksums: HashMap<SliceId, Checksum>,
-    /// What the newest checkpoint says of each slice.
-    checkpointed: HashMap<SliceId, CheckpointSlice>,
+    /// What the newest checkpoint says of each slice. In the order of ids: the same run writes the same bytes.
+    checkpointed: BTreeMap<SliceId, CheckpointSlice>,
     /// Slices that the newest checkpoint names.
     named_before: HashSet<SliceId>,
     next_checkpoint: u64,
@@ -139,28 +148,46 @@ impl Flusher {
         let mut next_tick = Instant::now();
         loop {
             let until = next_tick.min(self.next_crossing());
-            let mut work = self.shared.flush.wait(until);
-            if self.shared.failed().is_some() {
-                return;
-            }
+            let work = self.shared.flush.wait(until);
             let now = Instant::now();
             let ticked = now >= next_tick;
             if ticked {
                 next_tick = now + TICK;
-                work.runs.append(&mut self.again.runs);
-                work.seals.append(&mut self.again.seals);
-                work.released.append(&mut self.again.released);
-                self.shared.observe();
             }
-            let stopping = work.stopping;
-            self.work(work, ticked);
-            if stopping {
-                // Who still waits for a content may ask again after the next opening.
-                self.shared.close_waiters();
+            if self.round(work, ticked) == Step::Ended {
                 return;
             }
-            self.report_crossings();
         }
+    }
+
+    /// Does what waits, if anything does; with `ticked` also what is done from time to time.
+    pub fn step(&mut self, ticked: bool) -> Step {
+        let work = self.shared.flush.take();
+        if work.is_empty() && !ticked {
+            return Step::Idle;
+        }
+        self.round(work, ticked)
+    }
+
+    fn round(&mut self, mut work: Work, ticked: bool) -> Step {
+        if self.shared.failed().is_some() {
+            return Step::Ended;
+        }
+        if ticked {
+            work.runs.append(&mut self.again.runs);
+            work.seals.append(&mut self.again.seals);
+            work.released.append(&mut self.again.released);
+            self.shared.observe();
+        }
+        let stopping = work.stopping;
+        self.work(work, ticked);
+        if stopping {
+            // Who still waits for a content may ask again after the next opening.
+            self.shared.close_waiters();
+            return Step::Ended;
+        }
+        self.report_crossings();
+        Step::Worked
     }
 
     fn work(&mut self, work: Work, ticked: bool) {
@@ -173,13 +200,9 @@ impl Flusher {
         if work.stopping {
             return;
         }
-        for id in work.released {
-            self.checksums.remove(&id);
-            self.checkpointed.remove(&id);
-            if let Err(error) = self.shared.disk.remove(&self.shared.slice_path(id)) {
-                self.failed("cannot remove a slice file", &error);
-                self.again.released.insert(id);
-            }
+        if let Err(error) = self.remove_files(&work.released) {
+            self.failed("cannot remove a slice file", &error);
+            self.again.released.extend(work.released);
         }
         for id in work.runs {
             if let Err(error) = self.flush_runs(id) {
@@ -200,6 +223,25 @@ impl Flusher {
             self.failing = false;
             tracing::info!(volume = %self.shared.label, "the disk takes slice files again");
         }
+    }
+
+    /// Removes the files of released slices. Until that is durable the journal must say that they were released, or nobody
+    /// would know the files when they come back.
+    fn remove_files(&mut self, released: &BTreeSet<SliceId>) -> io::Result<()> {
+        if released.is_empty() {
+            return Ok(());
+        }
+        for id in released {
+            self.checksums.remove(id);
+            self.checkpointed.remove(id);
+            self.shared.disk.remove(&self.shared.slice_path(*id))?;
+        }
+        self.shared.disk.sync_dir(&self.shared.slices_dir())?;
+        let mut index = self.shared.index.lock();
+        released.iter().for_each(|id| {
+            index.leaving.remove(id);
+        });
+        Ok(())
     }
 
     /// Logs when it starts to fail. What failed is tried again at the next tick.
@@ -427,7 +469,10 @@ impl Flusher {
     ) -> io::Result<()> {
         self.shared.disk.replace(path, rest)?;
         self.checkpointed.insert(kept.id, kept);
-        self.write_checkpoint()?;
+        // Both that are kept: an older one would take what follows for what was dropped.
+        for _ in 0..checkpoint::KEEP {
+            self.write_checkpoint()?;
+        }
         self.shared
             .disk
             .open(path)?
@@ -604,11 +649,11 @@ impl Shared {
         let index = self.index.lock();
         let journal_bytes = index.usage.bytes();
         let slices = index.slices.len();
+        let full = self.is_full(&index.usage);
         drop(index);
         let free_bytes = self.free_bytes.load(Ordering::Relaxed);
         self.metrics
             .observe(journal_bytes, slices, free_bytes, self.queue.bytes());
-        self.metrics
-            .healthy(self.failed().is_none() && !self.is_full(journal_bytes));
+        self.metrics.healthy(self.failed().is_none() && !full);
     }
 }

@@ -25,6 +25,8 @@ pub(super) struct Index {
     pub usage: Usage,
     /// Slices named by a retained checkpoint.
     pub listed: HashSet<SliceId>,
+    /// Slices that were released in this run and whose files are not durably gone yet.
+    pub leaving: HashSet<SliceId>,
     /// The last committed entry and group.
     pub position: (u64, u64),
 }
@@ -214,7 +216,11 @@ impl Index {
     /// Takes in a committed release. Returns whether there was a slice.
     pub fn release(&mut self, id: SliceId, segment: u64) -> bool {
         self.usage.record_release(segment, id);
-        self.slices.remove(&id).is_some()
+        let known = self.slices.remove(&id).is_some();
+        if known {
+            self.leaving.insert(id);
+        }
+        known
     }
 
     /// What a session is told when it opens the slice.
@@ -236,7 +242,7 @@ impl Index {
                 .get(&id)
                 .is_none_or(|slice: &Slice| slice.synced_entry_before >= entry)
         };
-        self.usage
-            .oldest_free(covered, |id| self.listed.contains(&id))
+        let named = |id| self.listed.contains(&id) || self.leaving.contains(&id);
+        self.usage.oldest_free(covered, named)
     }
 }

@@ -32,7 +32,10 @@
 //! - A failed write or sync is never tried again in place. The next segment's header says up to where the failed one is
 //!   valid; only when that header is durable are the batches of the failed group answered `Refused`.
 //! - A journal segment is used again only when every slice with entries in it was released, or is covered by both retained
-//!   checkpoints.
+//!   checkpoints. One that records a release stays until the removal of the slice's file is durable.
+//! - What recovery finds is made durable before anybody is told of it: an earlier process may have left it in the cache of the
+//!   system only, and a failed sync may have left there what will never be on the disk.
+//! - That something cannot be read is never taken for its absence.
 //!
 //! The format of every file is described in `docs/formats.md`.
 
@@ -42,7 +45,9 @@ pub mod disk;
 pub mod durable;
 mod flush;
 mod format;
+mod identity;
 mod index;
+pub mod inspect;
 mod journal;
 mod metrics;
 mod queue;
@@ -54,6 +59,7 @@ mod sound;
 #[cfg(test)]
 mod tests;
 mod volume;
+mod worker;
 
 pub use metrics::Metrics;
 pub use recovery::{Damage, Recovery};
@@ -61,3 +67,4 @@ pub use volume::{
     Content, CrossedSlice, Health, OpenError, Options, SliceSpec, SliceStatus, Stage, Status,
     Volume, VolumeConnection,
 };
+pub use worker::{CommitWorker, FlushWorker, Step};

@@ -11,8 +11,6 @@ use crate::wire::{Answer, Batch, Opened, Refusal, RefusalReason};
 
 /// Bytes of batches in one group. More would only delay the answers of the first.
 const MAX_GROUP_BYTES: usize = 8 << 20;
-/// Sessions whose newest connection is remembered. Sessions end with their process; old ones are forgotten in bulk.
-const MAX_REMEMBERED_SESSIONS: usize = 4096;
 
 /// Something for the commit thread to do, in order.
 #[derive(Debug)]
@@ -45,9 +43,18 @@ struct State {
     ops: VecDeque<Op>,
     /// Bytes of the batches in `ops`.
     bytes: usize,
-    /// The newest connection of each session that has opened slices.
-    newest: HashMap<SessionId, u64>,
+    /// Sessions that are connected. A session is forgotten with its last connection: nobody is left then who could be
+    /// superseded.
+    sessions: HashMap<SessionId, Connections>,
     closed: Option<Closed>,
+}
+
+/// The connections of a session.
+#[derive(Debug, Default)]
+struct Connections {
+    count: usize,
+    /// The newest one that has opened slices; 0 for none.
+    newest: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +63,40 @@ enum Closed {
     Stopping,
     /// What is queued is dropped: its outcome is unknown.
     Failed,
+}
+
+/// What there is to do.
+#[derive(Debug)]
+pub(super) enum Next {
+    Group(Vec<Op>),
+    Empty,
+    /// The queue is closed, and nothing in it is to be done any more.
+    Closed,
+}
+
+impl State {
+    fn take_group(&mut self) -> Next {
+        if self.closed == Some(Closed::Failed) {
+            return Next::Closed;
+        }
+        if self.ops.is_empty() {
+            return self.closed.map_or(Next::Empty, |_| Next::Closed);
+        }
+        let mut group = Vec::new();
+        let mut bytes = 0;
+        while let Some(op) = self.ops.pop_front() {
+            if let Op::Append { batch, .. } = &op {
+                if bytes > 0 && bytes + batch.bytes() > MAX_GROUP_BYTES {
+                    self.ops.push_front(op);
+                    break;
+                }
+                bytes += batch.bytes();
+            }
+            group.push(op);
+        }
+        self.bytes -= bytes;
+        Next::Group(group)
+    }
 }
 
 /// The queue.
@@ -80,6 +121,22 @@ impl Queue {
         self.state.lock().bytes
     }
 
+    /// Notes a new connection of a session.
+    pub fn connected(&self, session: SessionId) {
+        self.state.lock().sessions.entry(session).or_default().count += 1;
+    }
+
+    /// Notes the end of one.
+    pub fn disconnected(&self, session: SessionId) {
+        let mut state = self.state.lock();
+        if let Some(connections) = state.sessions.get_mut(&session) {
+            connections.count -= 1;
+            if connections.count == 0 {
+                state.sessions.remove(&session);
+            }
+        }
+    }
+
     /// Queues a batch, or refuses it at once.
     pub fn append(
         &self,
@@ -90,9 +147,9 @@ impl Queue {
     ) {
         let mut state = self.state.lock();
         let superseded = state
-            .newest
+            .sessions
             .get(&session)
-            .is_some_and(|newest| connection < *newest);
+            .is_some_and(|connections| connection < connections.newest);
         let reason = match state.closed {
             Some(Closed::Stopping) => Some(RefusalReason::Stopping),
             Some(Closed::Failed) => return, // Dropping the reply means: unknown.
@@ -130,11 +187,9 @@ impl Queue {
         if state.closed.is_some() {
             return;
         }
-        if state.newest.len() >= MAX_REMEMBERED_SESSIONS {
-            state.newest.clear();
+        if let Some(connections) = state.sessions.get_mut(&session) {
+            connections.newest = connection.max(connections.newest);
         }
-        let newest = state.newest.entry(session).or_default();
-        *newest = connection.max(*newest);
         let (dropped, kept) = std::mem::take(&mut state.ops).into_iter().partition(|op| {
             matches!(op, Op::Append { session: s, connection: c, .. } if *s == session && *c < connection)
         });
@@ -170,31 +225,17 @@ impl Queue {
     pub fn next_group(&self) -> Option<Vec<Op>> {
         let mut state = self.state.lock();
         loop {
-            if state.closed == Some(Closed::Failed) {
-                return None;
+            match state.take_group() {
+                Next::Group(group) => return Some(group),
+                Next::Closed => return None,
+                Next::Empty => self.filled.wait(&mut state),
             }
-            if !state.ops.is_empty() {
-                break;
-            }
-            if state.closed.is_some() {
-                return None;
-            }
-            self.filled.wait(&mut state);
         }
-        let mut group = Vec::new();
-        let mut bytes = 0;
-        while let Some(op) = state.ops.pop_front() {
-            if let Op::Append { batch, .. } = &op {
-                if bytes > 0 && bytes + batch.bytes() > MAX_GROUP_BYTES {
-                    state.ops.push_front(op);
-                    break;
-                }
-                bytes += batch.bytes();
-            }
-            group.push(op);
-        }
-        state.bytes -= bytes;
-        Some(group)
+    }
+
+    /// The same without waiting.
+    pub fn try_next_group(&self) -> Next {
+        self.state.lock().take_group()
     }
 
     /// Takes nothing more; what is queued is still done.

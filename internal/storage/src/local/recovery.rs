@@ -140,8 +140,12 @@ pub(super) fn recover(options: &Options, volume: VolumeId) -> io::Result<Recover
     let corrected = recoverer.check_slice_files(&mut newest, &slices_dir)?;
     recoverer.tidy_slice_files(&slices_dir)?;
     if corrected {
-        newest.number += 1;
-        checkpoint::write(disk, &checkpoint_dir, volume, &newest)?;
+        // Both that are kept: an older one would take what grows behind the cut for what was lost.
+        for _ in 0..checkpoint::KEEP {
+            newest.number += 1;
+            checkpoint::write(disk, &checkpoint_dir, volume, &newest)?;
+        }
+        checkpoint::prune(disk, &checkpoint_dir, newest.number)?;
     }
     recoverer.index.position = (recoverer.last_entry, recoverer.last_group);
     let mut report = recoverer.report;
@@ -271,6 +275,9 @@ impl Recoverer<'_> {
     }
 
     fn find_segments(&mut self, dir: &Path) -> io::Result<(Vec<Found>, Vec<PathBuf>)> {
+        // What an earlier process has named may have its name in the cache of the system only. A later segment must not survive
+        // without it.
+        self.disk.sync_dir(dir)?;
         let (mut segments, mut spares) = (Vec::new(), Vec::new());
         for path in self.disk.list(dir)? {
             if segment::is_spare(&path) {
@@ -284,8 +291,7 @@ impl Recoverer<'_> {
             };
             let file = self.disk.open(&path)?;
             let size = file.size()?;
-            let header = read_block(&*file, size)
-                .and_then(|block| SegmentHeader::decode(&block))
+            let header = SegmentHeader::decode(&read_block(&*file, size)?)
                 .filter(|header| header.volume == self.volume && header.number == number);
             if header.is_none() {
                 self.report.damage.push(Damage {
@@ -337,7 +343,6 @@ impl Recoverer<'_> {
                     },
                 });
             }
-            self.index.usage.add(Arc::clone(&found.segment));
             newest = number;
             valid_to = self.read_segment(&found.segment, limit, next.is_none())?;
         }
@@ -351,19 +356,41 @@ impl Recoverer<'_> {
         limit: Option<u64>,
         newest: bool,
     ) -> io::Result<u64> {
-        if newest {
-            // What is read here may be in the cache of the system only: the process was killed before its sync. Clients are
-            // told soon that it was written, so it must be on the disk first.
-            segment.file.sync_data()?;
-        }
         let len = limit.unwrap_or(segment.size).min(segment.size);
         let mut bytes = vec![0; usize::try_from(len).unwrap_or(usize::MAX)];
         segment.file.read_exact_at(&mut bytes, 0)?;
-        let seed = Seed::new(self.volume, segment.number);
-        let scan = scan(&bytes, seed);
-        let last_group = scan.entries.last().map_or(0, |entry| entry.header.group);
+        let scan = scan(&bytes, Seed::new(self.volume, segment.number));
+        let (entries, end) = self.valid(segment, &scan.entries, newest);
+        let segment = if newest && !entries.is_empty() {
+            bytes.resize(usize::try_from(end).unwrap_or(usize::MAX), 0);
+            self.make_durable(segment, &bytes)?
+        } else {
+            Arc::clone(segment)
+        };
+        self.index.usage.add(Arc::clone(&segment));
+        for entry in entries {
+            self.take(&segment, &bytes, entry);
+        }
+        let Some(limit) = limit else { return Ok(end) };
+        if limit.min(segment.size) > end {
+            self.damaged(&segment, end, len);
+        }
+        if limit > segment.size {
+            self.damaged(&segment, segment.size, limit);
+        }
+        Ok(limit)
+    }
+
+    /// The entries that count, and the block behind them. Reports holes between them.
+    fn valid<'s>(
+        &mut self,
+        segment: &Segment,
+        entries: &'s [ScannedEntry],
+        newest: bool,
+    ) -> (&'s [ScannedEntry], u64) {
+        let last_group = entries.last().map_or(0, |entry| entry.header.group);
         let mut end = BLOCK;
-        for (position, entry) in scan.entries.iter().enumerate() {
+        for (position, entry) in entries.iter().enumerate() {
             if entry.hole_before > 0 {
                 let hole = entry.offset - entry.hole_before;
                 let (own, others) = entry.missing;
@@ -376,22 +403,36 @@ impl Recoverer<'_> {
                     tracing::info!(
                         segment = segment.number,
                         offset = hole,
-                        entries = scan.entries.len() - position,
+                        entries = entries.len() - position,
                         "unfinished commit group discarded"
                     );
-                    return Ok(hole);
+                    return (&entries[..position], hole);
                 }
             }
-            self.take(segment, &bytes, entry);
             end = entry.offset + entry.header.stride();
         }
-        if limit.is_some_and(|limit| limit.min(segment.size) > end.next_multiple_of(BLOCK)) {
-            self.damaged(segment, end, len);
-        }
-        if limit.is_some_and(|limit| limit > segment.size) {
-            self.damaged(segment, segment.size, limit.unwrap_or_default());
-        }
-        Ok(limit.unwrap_or_else(|| end.next_multiple_of(BLOCK)))
+        (entries, end.next_multiple_of(BLOCK))
+    }
+
+    /// Writes the newest segment anew. What is read from it may be in the cache of the system only: the process was killed before
+    /// its sync, or the sync failed. Then the system may have given up the pages without forgetting what is in them, and a
+    /// sync now would say nothing. Clients are told soon that it was written, so it is made certain first. Not in place: a
+    /// write that tears destroys what is there.
+    fn make_durable(&self, segment: &Segment, bytes: &[u8]) -> io::Result<Arc<Segment>> {
+        let dir = segment.path.parent().unwrap_or(Path::new(""));
+        let copy = segment::spare_path(dir, segment.number);
+        let file = self.disk.create(&copy)?;
+        file.set_len(0)?;
+        file.write_all_at(bytes, 0)?;
+        file.sync_data()?;
+        self.disk.rename(&copy, &segment.path)?;
+        self.disk.sync_dir(dir)?;
+        Ok(Arc::new(Segment {
+            number: segment.number,
+            path: segment.path.clone(),
+            file,
+            size: bytes.len() as u64,
+        }))
     }
 
     fn damaged(&mut self, segment: &Segment, from: u64, to: u64) {
@@ -478,12 +519,20 @@ impl Recoverer<'_> {
                 Some((_, None)) | None => self.report.unknown_files.push(path),
             }
         }
+        // Also what was gone already may be gone in the cache of the system only.
+        if !self.released.is_empty() {
+            self.disk.sync_dir(dir)?;
+        }
+        self.index.leaving.clear();
         Ok(())
     }
 }
 
-fn read_block(file: &dyn DiskFile, size: u64) -> Option<Vec<u8>> {
-    let mut block = vec![0; usize::try_from(BLOCK.min(size)).ok()?];
-    file.read_exact_at(&mut block, 0).ok()?;
-    Some(block)
+/// The first block of a segment. That the disk cannot read it now says nothing of what is in it: taken for damage, a group that
+/// was refused could come back, because the header says where the segment before this one ends.
+fn read_block(file: &dyn DiskFile, size: u64) -> io::Result<Vec<u8>> {
+    let len = usize::try_from(BLOCK.min(size)).expect("a block is small");
+    let mut block = vec![0; len];
+    file.read_exact_at(&mut block, 0)?;
+    Ok(block)
 }

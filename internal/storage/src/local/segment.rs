@@ -1,6 +1,6 @@
 //! Journal segments: the files, the pool of spare ones, and which slices still need which segment.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -33,12 +33,28 @@ pub(super) fn segment_path(dir: &Path, number: u64) -> PathBuf {
     dir.join(format!("{number:016x}.{SEGMENT}"))
 }
 
+/// Name of a segment that is not in use yet, or not any more.
+pub(super) fn spare_path(dir: &Path, number: u64) -> PathBuf {
+    dir.join(format!("{number:016x}.{SPARE}"))
+}
+
 /// The number in the name of a segment, or none when the name is not one.
 pub(super) fn segment_number(path: &Path) -> Option<u64> {
     if path.extension()? != SEGMENT {
         return None;
     }
-    u64::from_str_radix(path.file_stem()?.to_str()?, 16).ok()
+    number_in(path.file_stem()?.to_str()?)
+}
+
+/// A number as it is written into names: 16 lower-case hexadecimal digits, and no more than can be counted on from. Anything
+/// else is the name of somebody else's file.
+pub(super) fn number_in(stem: &str) -> Option<u64> {
+    let is_digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    if stem.len() != 16 || !stem.bytes().all(is_digit) {
+        return None;
+    }
+    let number = u64::from_str_radix(stem, 16).ok()?;
+    (number <= u64::MAX / 2).then_some(number)
 }
 
 /// Whether the file is a spare segment.
@@ -97,10 +113,7 @@ impl Pool {
         };
         let temporary = match spare {
             Some(spare) => spare,
-            None => self.write_zeroes(
-                &self.dir.join(format!("{:016x}.{SPARE}", header.number)),
-                size,
-            )?,
+            None => self.write_zeroes(&spare_path(&self.dir, header.number), size)?,
         };
         let file = self.disk.open(&temporary)?;
         file.write_all_at(&header.encode(), 0)?;
@@ -162,15 +175,23 @@ impl Pool {
     /// # Errors
     /// What the disk says. The segment is then found again at the next opening.
     pub fn take_back(&self, segment: &Segment) -> io::Result<()> {
-        let mut spares = self.spares.lock();
-        if segment.size != self.segment_bytes || spares.len() >= MAX_SPARES {
+        // Only the flush thread adds spares, so there cannot be too many; the lock is not held while the disk works, because
+        // the commit thread may want a spare just then.
+        let enough = self.spares.lock().len() >= MAX_SPARES;
+        if segment.size != self.segment_bytes || enough {
             self.disk.remove(&segment.path)?;
-        } else {
-            let spare = self.dir.join(format!("{:016x}.{SPARE}", segment.number));
-            self.disk.rename(&segment.path, &spare)?;
-            spares.push(spare);
+            return self.disk.sync_dir(&self.dir);
         }
-        self.disk.sync_dir(&self.dir)
+        let spare = spare_path(&self.dir, segment.number);
+        match self.disk.rename(&segment.path, &spare) {
+            // It was renamed before, and the sync of the directory failed.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            renamed => renamed?,
+        }
+        self.disk.sync_dir(&self.dir)?;
+        // Only now: the file gets another header soon, and must not come back under its old name with it.
+        self.spares.lock().push(spare);
+        Ok(())
     }
 
     /// The header of the segment that follows `previous`.
@@ -229,8 +250,14 @@ impl Usage {
         self.segments.values().map(|usage| usage.segment.size).sum()
     }
 
-    /// The slices with entries in any segment but the newest.
-    pub fn slices_of_older(&self) -> HashSet<SliceId> {
+    /// Whether they are more than `bytes`. A single segment, of whatever length, is not: it is the newest, which is never given
+    /// back, so waiting for it to go would be waiting for ever.
+    pub fn exceeds(&self, bytes: u64) -> bool {
+        self.segments.len() > 1 && self.bytes() > bytes
+    }
+
+    /// The slices with entries in any segment but the newest, in a fixed order: the same run does the same with the disk.
+    pub fn slices_of_older(&self) -> BTreeSet<SliceId> {
         let count = self.segments.len().saturating_sub(1);
         self.segments
             .values()
@@ -240,8 +267,8 @@ impl Usage {
     }
 
     /// The oldest segment, if nobody needs it; never the newest. `covered(slice, entry)` says whether the rows of that entry
-    /// are safe without the journal; `listed(slice)` whether a retained checkpoint names the slice, and so would bring it
-    /// back at the next opening if its release were forgotten.
+    /// are safe without the journal; `listed(slice)` whether a retained checkpoint names the slice, or its file may
+    /// still be there: it would come back at the next opening if its release were forgotten.
     pub fn oldest_free(
         &self,
         covered: impl Fn(SliceId, u64) -> bool,

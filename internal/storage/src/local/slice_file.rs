@@ -3,7 +3,8 @@
 //! Many small frames compress badly, so runs of them are unpacked and packed again as one. A run ends when it is long enough,
 //! when the slice is sealed, or when a checkpoint syncs the file. A rebuild after a crash starts from the newest checkpoint,
 //! so it ends runs where they ended before and writes the same bytes. (Only when it has to start from the checkpoint before
-//! that, or with another version of the compression library, are the bytes different, and the slice is sealed anew.)
+//! that, when a checkpoint failed after it had ended a run, or with another version of the compression library, are the
+//! bytes different, and the slice is sealed anew.)
 
 use std::io;
 

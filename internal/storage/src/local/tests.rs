@@ -17,7 +17,7 @@ use stream_model::trigger::{Reason, UploadTrigger};
 use stream_model::unit::Interval;
 use stream_model::{SessionId, SliceId, Timestamp};
 
-use super::disk::{Disk, DiskFile, OsDisk};
+use super::disk::{Disk, DiskFile, DiskLock, OsDisk};
 use super::{Content, Health, OpenError, Options, Recovery, SliceSpec, Stage, Volume};
 use crate::wire::{Answer, Batch, Connection, Opened, Part, RefusalReason, Sealed, Unknown};
 
@@ -76,6 +76,9 @@ impl FaultyDisk {
 }
 
 impl Disk for FaultyDisk {
+    fn lock(&self, path: &Path) -> io::Result<Option<DiskLock>> {
+        OsDisk.lock(path)
+    }
     fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
         Ok(self.wrap(path, OsDisk.open(path)?))
     }
@@ -801,6 +804,79 @@ async fn a_flipped_bit_costs_one_entry_and_is_reported() {
     let rows = sealed_rows(&volume, slice(1)).await;
     assert_eq!(rows, ["row 1", "row 2", "row 4", "row 5"]);
     volume.stop().await;
+}
+
+#[tokio::test]
+async fn a_damaged_identity_is_taken_from_the_journal_and_written_again() {
+    let fixture = Fixture::new();
+    let volume = fixture.undamaged();
+    let id = volume.id();
+    volume.open_slice(spec(slice(1)));
+    let connection = volume.connect(SESSION).expect("open");
+    let answer = connection.append(one(slice(1), 1, "row 1")).await;
+    assert_eq!(answer, Ok(Answer::Committed));
+    volume.abandon().await;
+    drop((volume, connection));
+    let path = fixture.dir.path().join("volume-id");
+    let whole = std::fs::read(&path).expect("readable");
+    let mut damaged: Vec<Vec<u8>> =
+        vec![Vec::new(), whole[..20].to_vec(), b"what is this".to_vec()];
+    for bit in (0..whole.len() * 8).step_by(7) {
+        let mut bytes = whole.clone();
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        damaged.push(bytes);
+    }
+    for bytes in damaged {
+        std::fs::write(&path, &bytes).expect("written");
+        let (volume, recovery) = fixture.open();
+        assert_eq!(volume.id(), id, "{bytes:?}");
+        assert_eq!(recovery.slices, 1);
+        let named: Vec<_> = recovery.damage.iter().map(|damage| &damage.file).collect();
+        // A blank instead of the line end is as good, and so is a capital.
+        let text = String::from_utf8_lossy(&bytes).to_lowercase();
+        let is_harmless = text.trim() == id.to_string();
+        assert_eq!(
+            named,
+            if is_harmless { vec![] } else { vec![&path] },
+            "{bytes:?}"
+        );
+        volume.abandon().await;
+        drop(volume);
+    }
+    std::fs::remove_file(&path).expect("removed");
+    let (volume, recovery) = fixture.open();
+    assert_eq!((volume.id(), recovery.damage.len()), (id, 1));
+    assert_eq!(sealed_rows(&volume, slice(1)).await, ["row 1"]);
+    volume.stop().await;
+    let (volume, recovery) = fixture.open();
+    assert!(recovery.damage.is_empty(), "{:?}", recovery.damage);
+    volume.stop().await;
+}
+
+#[tokio::test]
+async fn files_with_names_of_another_form_are_left_alone() {
+    let fixture = Fixture::new();
+    fixture.undamaged().stop().await;
+    let names = [
+        "journal/ffffffffffffffff.segment",
+        "journal/9.segment",
+        "journal/+000000000000009.segment",
+        "journal/000000000000000A.segment",
+        "checkpoint/ffffffffffffffff.checkpoint",
+        "checkpoint/9.checkpoint",
+    ];
+    for name in names {
+        std::fs::write(fixture.dir.path().join(name), b"not ours").expect("written");
+    }
+    for _ in 0..2 {
+        let volume = fixture.undamaged();
+        volume.open_slice(spec(slice(1)));
+        volume.stop().await;
+    }
+    for name in names {
+        let content = std::fs::read(fixture.dir.path().join(name));
+        assert_eq!(content.expect("it is there"), b"not ours", "{name}");
+    }
 }
 
 /// What the outside knows of a batch that was sent.

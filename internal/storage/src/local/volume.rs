@@ -4,7 +4,6 @@
 //! waits for the disk, except in [`Volume::open`].
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::fs::{File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -19,14 +18,16 @@ use stream_model::{Clock, ErrorKind, SessionId, SliceId, Timestamp, VolumeId};
 use tokio::sync::{Notify, oneshot};
 
 use super::commit::Committer;
-use super::disk::{Disk, OsDisk};
+use super::disk::{Disk, DiskLock, OsDisk};
 use super::flush::{FlushSignal, Flusher};
+use super::identity;
 use super::index::{self, Index};
 use super::journal::Journal;
 use super::metrics::{Metrics, VolumeMetrics};
 use super::queue::{Op, Queue};
-use super::recovery::{self, Recovered, Recovery};
-use super::segment::{Pool, Segment};
+use super::recovery::{self, Damage, Recovered, Recovery};
+use super::segment::{Pool, Segment, Usage};
+use super::worker::{CommitWorker, FlushWorker};
 use crate::wire::{Answer, Batch, ConnectError, Connection, Opened, Pending};
 
 /// How to open a volume.
@@ -253,7 +254,7 @@ pub(super) struct Shared {
     failed: OnceLock<String>,
     abandoned: AtomicBool,
     /// Held until both threads have ended.
-    lock: Mutex<Option<File>>,
+    lock: Mutex<Option<DiskLock>>,
 }
 
 impl Shared {
@@ -278,8 +279,8 @@ impl Shared {
     }
 
     /// Whether batches are refused for lack of room, on the disk or in the journal.
-    pub fn is_full(&self, journal_bytes: u64) -> bool {
-        journal_bytes > self.max_journal_bytes
+    pub fn is_full(&self, usage: &Usage) -> bool {
+        usage.exceeds(self.max_journal_bytes)
             || self.free_bytes.load(Ordering::Relaxed) < self.reserve_bytes
     }
 
@@ -358,29 +359,52 @@ impl Volume {
     /// [`Recovery::damage`].
     pub fn open(options: Options) -> Result<(Self, Recovery), OpenError> {
         let dir = options.dir.clone();
+        let (volume, commit, flush, recovery) = Self::open_stepped(options)?;
+        volume
+            .spawn(commit, flush)
+            .map_err(|source| OpenError::Directory { path: dir, source })?;
+        Ok((volume, recovery))
+    }
+
+    /// Opens the volume without threads: the caller steps the workers, in whatever order, and drops them before the volume
+    /// is opened again. Only so can a test repeat exactly what happened.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_stepped(
+        options: Options,
+    ) -> Result<(Self, CommitWorker, FlushWorker, Recovery), OpenError> {
+        let dir = options.dir.clone();
         let failed = |path: &Path| {
             let path = path.to_owned();
             move |source| OpenError::Directory { path, source }
         };
         options.disk.create_dir_all(&dir).map_err(failed(&dir))?;
-        let lock = lock(&dir)?;
-        let (id, created) = identity(&options)?;
+        let lock = lock(&*options.disk, &dir)?;
+        let Identified {
+            id,
+            created,
+            damage,
+        } = identify(&options)?;
         for name in ["journal", "checkpoint", "slices"] {
             let path = dir.join(name);
             options.disk.create_dir_all(&path).map_err(failed(&path))?;
         }
+        // What an earlier process created may be named in the cache of the system only.
+        options.disk.sync_dir(&dir).map_err(failed(&dir))?;
         let mut recovered =
             recovery::recover(&options, id).map_err(failed(&dir.join("journal")))?;
         recovered.report.created = created;
+        recovered.report.damage.extend(damage);
         Self::start(options, id, lock, recovered).map_err(failed(&dir))
     }
 
     fn start(
         options: Options,
         id: VolumeId,
-        lock: File,
+        lock: DiskLock,
         recovered: Recovered,
-    ) -> io::Result<(Self, Recovery)> {
+    ) -> io::Result<(Self, CommitWorker, FlushWorker, Recovery)> {
         let Recovered {
             mut index,
             newest,
@@ -416,21 +440,30 @@ impl Volume {
             clock: options.clock,
         });
         wake_recovered(&shared);
-        let committer = Committer::new(Arc::clone(&shared), journal);
-        let flusher = Flusher::new(Arc::clone(&shared), newest);
+        let commit = CommitWorker(Committer::new(Arc::clone(&shared), journal));
+        let flush = FlushWorker(Flusher::new(Arc::clone(&shared), newest));
+        let inner = Inner {
+            shared,
+            threads: Mutex::new(None),
+            next_connection: AtomicU64::new(1),
+        };
+        Ok((Self(Arc::new(inner)), commit, flush, report))
+    }
+
+    /// Gives each worker a thread.
+    fn spawn(&self, commit: CommitWorker, flush: FlushWorker) -> io::Result<()> {
         let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
             std::thread::Builder::new()
                 .name(name.to_owned())
                 .spawn(work)
         };
-        let commit = spawn("volume-commit", Box::new(|| committer.run()))?;
-        let flush = spawn("volume-flush", Box::new(|| flusher.run()))?;
-        let inner = Inner {
-            shared,
-            threads: Mutex::new(Some(Threads { commit, flush })),
-            next_connection: AtomicU64::new(1),
-        };
-        Ok((Self(Arc::new(inner)), report))
+        let commit = spawn("volume-commit", Box::new(|| commit.0.run()))?;
+        let flush = spawn("volume-flush", Box::new(|| flush.0.run())).inspect_err(|_| {
+            // The commit thread must not outlive a volume that was never there.
+            self.0.shared.drop_everything();
+        })?;
+        *self.0.threads.lock() = Some(Threads { commit, flush });
+        Ok(())
     }
 
     /// The identity of the volume.
@@ -457,6 +490,7 @@ impl Volume {
             });
         }
         let connection = self.0.next_connection.fetch_add(1, Ordering::Relaxed);
+        self.0.shared.queue.connected(session);
         Ok(VolumeConnection {
             shared: Arc::clone(&self.0.shared),
             session,
@@ -553,9 +587,11 @@ impl Volume {
     #[must_use]
     pub fn status(&self) -> Status {
         let shared = &self.0.shared;
-        let journal_bytes = shared.index.lock().usage.bytes();
+        let (journal_bytes, full) = {
+            let index = shared.index.lock();
+            (index.usage.bytes(), shared.is_full(&index.usage))
+        };
         let free_bytes = shared.free_bytes.load(Ordering::Relaxed);
-        let full = shared.is_full(journal_bytes);
         let health = match shared.failed() {
             Some(reason) => Health::Failed(reason.to_owned()),
             None if full => Health::Full,
@@ -641,63 +677,57 @@ fn wake_recovered(shared: &Shared) {
     shared.flush.segment_started();
 }
 
-fn lock(dir: &Path) -> Result<File, OpenError> {
+fn lock(disk: &dyn Disk, dir: &Path) -> Result<DiskLock, OpenError> {
     let path = dir.join("lock");
-    let failed = |source| OpenError::Directory {
-        path: path.clone(),
-        source,
-    };
-    let file = super::durable::open_for_writing(&path).map_err(failed)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(OpenError::Locked {
+    match disk.lock(&path) {
+        Ok(Some(lock)) => Ok(lock),
+        Ok(None) => Err(OpenError::Locked {
             path: dir.to_owned(),
         }),
-        Err(TryLockError::Error(source)) => Err(failed(source)),
+        Err(source) => Err(OpenError::Directory { path, source }),
     }
 }
 
 /// Reads the identity of the volume, or makes one for a new volume.
-fn identity(options: &Options) -> Result<(VolumeId, bool), OpenError> {
-    let path = options.dir.join("volume-id");
+fn identify(options: &Options) -> Result<Identified, OpenError> {
+    let path = options.dir.join(identity::FILE);
     let failed = |source| OpenError::Directory {
         path: path.clone(),
         source,
     };
-    match options.disk.read(&path) {
-        Ok(bytes) => {
-            let text = String::from_utf8_lossy(&bytes);
-            let id = text
-                .trim()
-                .parse()
-                .map_err(|_| OpenError::Identity { path: path.clone() })?;
-            Ok((id, false))
+    let write = |id: VolumeId| {
+        let text = format!("{id}\n");
+        options.disk.replace(&path, text.as_bytes()).map_err(failed)
+    };
+    let found = identity::find(&*options.disk, &options.dir).map_err(failed)?;
+    let (id, created, damage) = match found {
+        identity::Found::Known(id, damage) => {
+            if damage.is_some() {
+                write(id)?;
+            }
+            (id, false, damage)
+        }
+        identity::Found::New => {
+            let id = VolumeId::new(options.clock.now(), rand::random());
+            write(id)?;
+            (id, true, None)
         }
         // Rows are known by the identity of their volume: a volume that has some must not get a new one.
-        Err(error) if error.kind() == io::ErrorKind::NotFound && has_journal(options) => {
-            Err(OpenError::Identity { path })
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let id = VolumeId::new(options.clock.now(), rand::random());
-            options
-                .disk
-                .replace(&path, format!("{id}\n").as_bytes())
-                .map_err(failed)?;
-            Ok((id, true))
-        }
-        Err(error) => Err(failed(error)),
-    }
+        identity::Found::Unreadable => return Err(OpenError::Identity { path }),
+    };
+    Ok(Identified {
+        id,
+        created,
+        damage,
+    })
 }
 
-/// Whether there are journal segments in the directory.
-fn has_journal(options: &Options) -> bool {
-    let files = options
-        .disk
-        .list(&options.dir.join("journal"))
-        .unwrap_or_default();
-    files
-        .iter()
-        .any(|file| super::segment::segment_number(file).is_some())
+/// Which volume it is.
+struct Identified {
+    id: VolumeId,
+    created: bool,
+    /// What was wrong with the file that holds the identity, and is not any more.
+    damage: Option<Damage>,
 }
 
 /// The last two segments of the path, `type/label`: what people call the volume.
@@ -718,6 +748,12 @@ pub struct VolumeConnection {
     shared: Arc<Shared>,
     session: SessionId,
     connection: u64,
+}
+
+impl Drop for VolumeConnection {
+    fn drop(&mut self) {
+        self.shared.queue.disconnected(self.session);
+    }
 }
 
 impl Connection for VolumeConnection {

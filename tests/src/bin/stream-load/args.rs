@@ -23,6 +23,14 @@ stream-load bench [flags]          starts the service beside this program and me
   --body-bytes N    (default 1024)
   --rate N          of the measurement at a fixed rate (default 10000)
   --with-import     leaves the triggers of upload and import at their defaults; else they rest
+stream-load state [flags]          starts the service beside this program and measures what its state costs
+  --store KIND      embedded, or etcd for one member of a real one (default embedded)
+  --idle TIME       that an idle service is watched (default 60s)
+  --active N        sinks that take a record a second; 0 leaves them out (default 1000)
+  --warm-up TIME    that records are sent before anything is counted (default 30s)
+  --duration TIME   that the busy service is watched (default 2m)
+  --sinks N         definitions at the start of a service; 0 leaves them out (default 10000)
+  --repeats N       starts of all components; the table has the medians (default 3)
 ";
 
 /// The value of a flag that needs none.

@@ -7,10 +7,10 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use serde_json::json;
 use stream_tests::client::{Connection, PATIENCE, PAUSE};
-use stream_tests::free_port::free_port;
 use stream_tests::scratch::Scratch;
 use stream_tests::service::Service;
 use stream_tests::setup::Setup;
+use stream_tests_etcd::free_port::free_port;
 use tokio::time::{Instant, sleep};
 
 use crate::args::Args;

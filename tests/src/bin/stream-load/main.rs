@@ -1,7 +1,8 @@
 //! Load generator and benchmark of the service.
 //!
 //! Without a word it sends records to a URL. `bench` starts the service that was built with it and measures it beside a
-//! bare server and the disk, all in one run, because no figure of a shared machine means anything alone.
+//! bare server and the disk, all in one run, because no figure of a shared machine means anything alone. `state` measures
+//! what the state costs.
 
 #![allow(
     clippy::disallowed_methods,
@@ -22,6 +23,7 @@ mod histogram;
 mod load;
 mod machine;
 mod report;
+mod state;
 mod target;
 
 use std::process::ExitCode;
@@ -60,6 +62,7 @@ fn run() -> anyhow::Result<()> {
             tokio::runtime::Runtime::new()?.block_on(bare::serve(port))
         }
         ["bench"] => bench::run(bench::Options::read(args)?),
+        ["state"] => state::run(state::Options::read(args)?),
         _ => bail!(
             "unknown command {:?}; see stream-load --help",
             args.words.join(" ")

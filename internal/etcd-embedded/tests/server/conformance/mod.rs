@@ -1,7 +1,7 @@
 //! What etcd promises. Every function here takes a client and holds for any server.
 //!
-//! By default each runs against an embedded server of its own. With `STREAM_TEST_ETCD_ENDPOINT` set they run, one after the
-//! other, against that etcd, in keys below `conformance/`. They compact its history.
+//! Each runs twice: as `embedded::NAME` against an embedded server of its own, and as `etcd::NAME` against a real etcd that
+//! all of them share, one after the other, in keys below `conformance/`. They compact its history.
 
 mod cluster;
 mod kv;
@@ -12,33 +12,27 @@ mod txn_rules;
 mod watch;
 
 use etcd_client::{Client, DeleteOptions};
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::Mutex;
 
 use crate::harness::Running;
 
-const ENDPOINT_VARIABLE: &str = "STREAM_TEST_ETCD_ENDPOINT";
-
-/// A compaction by one test would break the reads in the past of another.
+/// A compaction by one test would break the reads in the past of another, and every write its count of revisions.
 static REAL_ETCD: Mutex<()> = Mutex::const_new(());
 
-/// The etcd to test, if any, for this test alone.
-pub(crate) async fn real_etcd() -> Option<(String, MutexGuard<'static, ()>)> {
-    let endpoint = std::env::var(ENDPOINT_VARIABLE).ok()?;
-    Some((endpoint, REAL_ETCD.lock().await))
-}
-
-async fn run(test: impl AsyncFnOnce(Client)) {
-    if let Some((endpoint, _alone)) = real_etcd().await {
-        let client = Client::connect([endpoint], None)
-            .await
-            .expect("the endpoint is valid");
-        test(client).await;
-        return;
-    }
+async fn on_embedded(test: impl AsyncFnOnce(Client)) {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let running = Running::start(dir.path()).await;
     test(running.client().await).await;
     running.stop().await;
+}
+
+async fn on_etcd(test: impl AsyncFnOnce(Client)) {
+    let _alone = REAL_ETCD.lock().await;
+    let Some(cluster) = stream_tests_etcd::shared().await else {
+        return;
+    };
+    let client = Client::connect(cluster.endpoints(), None).await;
+    test(client.expect("the endpoint is valid")).await;
 }
 
 /// An empty place for the keys of one test.
@@ -65,12 +59,23 @@ pub(crate) use revision;
 
 macro_rules! suite {
     ($($module:ident: $($test:ident)+;)+) => {
-        $($(
-            #[tokio::test]
-            async fn $test() {
-                run($module::$test).await;
-            }
-        )+)+
+        mod embedded {
+            $($(
+                #[tokio::test]
+                async fn $test() {
+                    super::on_embedded(super::$module::$test).await;
+                }
+            )+)+
+        }
+
+        mod etcd {
+            $($(
+                #[tokio::test]
+                async fn $test() {
+                    super::on_etcd(super::$module::$test).await;
+                }
+            )+)+
+        }
     };
 }
 
@@ -125,7 +130,9 @@ suite! {
         refuses_a_used_identifier_and_an_empty_range
         is_cancelled_when_its_start_is_compacted
         answers_progress_after_the_events
-        catches_up_with_a_long_history;
+        catches_up_with_a_long_history
+        a_large_revision_is_fragmented_when_asked
+        what_is_too_large_for_a_client_reaches_it_in_fragments;
     lease:
         grants_under_a_given_or_a_new_identifier
         refuses_a_used_identifier_and_an_endless_time
@@ -139,5 +146,8 @@ suite! {
         a_lease_kept_alive_does_not_expire;
     cluster:
         headers_tell_the_same_cluster
-        the_only_member_leads;
+        the_only_member_leads
+        a_checksum_is_of_a_revision
+        defragmenting_changes_nothing
+        there_are_no_alarms;
 }

@@ -3,7 +3,7 @@
 use etcd_client::{Client, DeleteOptions, Txn, TxnOp, WatchFilterType, WatchOptions, WatchStream};
 
 use super::{place, revision};
-use crate::harness::{events, next, spell};
+use crate::harness::{events, next, spell, within};
 
 /// A watch of everything in `place`, already created.
 async fn watch(client: &mut Client, place: &str, options: WatchOptions) -> WatchStream {
@@ -248,6 +248,7 @@ pub(super) async fn is_cancelled_when_its_start_is_compacted(mut client: Client)
     let canceled = next(&mut stream).await;
     assert!(canceled.canceled());
     assert_eq!(canceled.compact_revision(), compacted);
+    assert_eq!(canceled.cancel_reason(), "");
 
     let options = WatchOptions::new().with_start_revision(compacted);
     let mut stream = watch(&mut client, &place, options).await;
@@ -301,4 +302,66 @@ pub(super) async fn catches_up_with_a_long_history(mut client: Client) {
     }
     // A revision that was split across responses would be here twice.
     assert_eq!(found, revisions);
+}
+
+/// Puts `count` values of `bytes` and deletes them in one revision, whose events have the values.
+async fn delete_at_once(client: &mut Client, place: &str, count: usize, bytes: usize) -> i64 {
+    for index in 0..count {
+        let put = client.put(format!("{place}{index}"), vec![b'x'; bytes], None);
+        put.await.expect("put");
+    }
+    let everything = DeleteOptions::new().with_prefix();
+    let deleted = client.delete(place, Some(everything)).await;
+    revision!(deleted.expect("delete"))
+}
+
+pub(super) async fn a_large_revision_is_fragmented_when_asked(mut client: Client) {
+    const COUNT: usize = 4;
+    const BYTES: usize = 900 << 10;
+    let place = place(&mut client, "watch-fragment").await;
+    let at = delete_at_once(&mut client, &place, COUNT, BYTES).await;
+    let options = WatchOptions::new()
+        .with_start_revision(at)
+        .with_prev_key()
+        .with_fragment();
+    let mut stream = watch(&mut client, &place, options.clone()).await;
+    let responses = events(&mut stream, COUNT).await;
+    let shape: Vec<_> = responses
+        .iter()
+        .map(|response| (response.events().len(), response.0.fragment))
+        .collect();
+    assert_eq!(shape, [(2, true), (2, false)]);
+    let found = spell(&responses);
+    assert_eq!(found[0], format!("delete {place}0 @{at}"));
+    assert_eq!(found[3], format!("delete {place}3 @{at}"));
+    let previous = responses[1].events()[1].prev_kv();
+    assert_eq!(previous.expect("asked for").value().len(), BYTES);
+    // What is small is not split, and follows the last fragment.
+    put(&mut client, format!("{place}a"), "1").await;
+    let small = next(&mut stream).await;
+    assert_eq!((small.events().len(), small.0.fragment), (1, false));
+}
+
+/// A message may have 4 MiB, says the client.
+pub(super) async fn what_is_too_large_for_a_client_reaches_it_in_fragments(mut client: Client) {
+    const COUNT: usize = 5;
+    let place = place(&mut client, "watch-too-large").await;
+    let at = delete_at_once(&mut client, &place, COUNT, 1 << 20).await;
+    let options = WatchOptions::new().with_start_revision(at).with_prev_key();
+    let mut whole = watch(&mut client, &place, options.clone()).await;
+    let error = within(whole.message()).await.expect_err("it is too large");
+    assert!(
+        error
+            .to_string()
+            .contains("decoded message length too large"),
+        "{error}"
+    );
+    let mut stream = watch(&mut client, &place, options.with_fragment()).await;
+    let responses = events(&mut stream, COUNT).await;
+    assert!(
+        responses
+            .iter()
+            .all(|response| response.events().len() == 1)
+    );
+    assert_eq!(spell(&responses)[4], format!("delete {place}4 @{at}"));
 }

@@ -73,7 +73,7 @@ fn local(number: u8, rows: u64) -> SliceStatus {
 fn planned(records: Vec<Slice>, local: Vec<(SliceStatus, Option<&Slice>)>, done: &Done) -> Plan {
     let records: Vec<_> = records
         .into_iter()
-        .map(|value| Arc::new(Versioned { value, revision: 1 }))
+        .map(|value| Arc::new(Versioned::new(value, 1)))
         .collect();
     plan(&records, local.into_iter(), done, OURS)
 }

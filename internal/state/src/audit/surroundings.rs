@@ -1,0 +1,76 @@
+//! Rules of volumes and tasks.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use stream_model::{Timestamp, VolumeId};
+
+use super::picture::Picture;
+use super::{Finding, rule};
+use crate::keyspace::Key;
+use crate::repository::task::{Task, TaskStatus};
+
+/// More than any task takes: its own limit of 5 min, and its turn behind others of the same entity.
+const TASK_PATIENCE: Duration = Duration::from_secs(3600);
+/// The component that ends tasks, also those of a process that is gone.
+const TASK_OWNER: &str = "api";
+
+pub(super) fn check(picture: &Picture, now: Timestamp, findings: &mut Vec<Finding>) {
+    check_incarnations(picture, findings);
+    for (id, volume) in &picture.volumes {
+        if let (Some(registration), Some(newest)) = (&volume.registration, &volume.incarnation)
+            && registration.incarnation > newest.number
+        {
+            let (open, newest) = (registration.incarnation, newest.number);
+            let detail = format!("it is open in incarnation {open}, recorded is {newest}");
+            findings.push(rule::REGISTRATION.broken(Key::Registration(*id), detail));
+        }
+    }
+    for (id, task) in &picture.tasks {
+        let key = Key::Task(id.clone());
+        if (task.status == TaskStatus::Processing) == task.finished_at.is_some() {
+            let time = task.finished_at.map_or("none", |_| "one");
+            let detail = format!("it is {} and has {time}", status(task));
+            findings.push(rule::ENDED.broken(&key, detail));
+        }
+        if is_stuck(picture, task, now) {
+            let age = now.since(task.created_at).as_secs();
+            findings.push(rule::STUCK.broken(&key, format!("it began {age} s ago")));
+        }
+    }
+}
+
+/// One finding per volume, however many slices it has.
+fn check_incarnations(picture: &Picture, findings: &mut Vec<Finding>) {
+    let mut slices: BTreeMap<VolumeId, usize> = BTreeMap::new();
+    for (_, _, of_sink) in picture.sinks() {
+        for slice in of_sink.slices.values() {
+            *slices.entry(slice.volume).or_default() += 1;
+        }
+    }
+    for (volume, slices) in slices {
+        let key = Key::Incarnation(volume);
+        if !picture.has(&key) {
+            let detail = format!("it is missing, slices on the volume: {slices}");
+            findings.push(rule::INCARNATION.broken(key, detail));
+        }
+    }
+}
+
+/// Whether the API had an hour to end the task and did not. While it does not run, tasks wait for its next start.
+fn is_stuck(picture: &Picture, task: &Task, now: Timestamp) -> bool {
+    let mut nodes = picture.nodes.iter();
+    let runs = nodes.any(|((component, _), node)| {
+        component == TASK_OWNER && now.since(node.started_at) > TASK_PATIENCE
+    });
+    let is_old = now.since(task.created_at) > TASK_PATIENCE;
+    task.status == TaskStatus::Processing && is_old && runs
+}
+
+pub(super) const fn status(task: &Task) -> &'static str {
+    match task.status {
+        TaskStatus::Processing => "processing",
+        TaskStatus::Success => "success",
+        TaskStatus::Error => "error",
+    }
+}

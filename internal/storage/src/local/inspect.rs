@@ -1,0 +1,350 @@
+//! Looking at a volume without opening it: what is on it, and whether all of it is sound.
+//!
+//! Nothing is written, created or removed, whatever is found. The recovery of the volume is run on a disk that is only read,
+//! so what is shown is what the next opening finds; [`verify`] then unpacks every frame and checks every number, also those
+//! that an opening believes.
+//!
+//! Both hold the volume's lock together with others that only look, so that no process opens it meanwhile. A volume that is
+//! in use can be inspected, and figures may be moving; it cannot be verified, because what is being written looks damaged.
+
+mod frames;
+mod identity;
+mod inspection;
+mod journal;
+mod loss;
+mod read_only;
+mod report;
+mod slices;
+
+use std::collections::{BTreeSet, HashSet};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use stream_model::time::ManualClock;
+use stream_model::{ErrorKind, SliceId, VolumeId};
+
+pub use self::inspection::{
+    Checked, CheckpointSummary, Inspection, SegmentSummary, SliceStage, SliceSummary, Usage,
+    Verification,
+};
+use self::read_only::ReadOnlyDisk;
+use super::checkpoint::{self, Checkpoint};
+use super::disk::{Disk, DiskLock};
+use super::format::Seed;
+use super::recovery::{self, Damage, Recovered};
+use super::segment;
+use super::volume::Options;
+
+const VOLUME_ID: &str = "volume-id";
+const JOURNAL: &str = "journal";
+const CHECKPOINT: &str = "checkpoint";
+const SLICES: &str = "slices";
+const LOCK: &str = "lock";
+/// An opening that runs meanwhile moves files under the eyes of the inspection.
+const ATTEMPTS: u32 = 5;
+
+/// A directory that cannot be looked at.
+#[derive(Debug, thiserror::Error)]
+pub enum InspectError {
+    /// There is no volume.
+    #[error("{} holds no volume: there is neither a volume-id nor a journal", path.display())]
+    NotAVolume {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// Another process has it open.
+    #[error(
+        "volume {} is in use by another process; stop that process, what is being written cannot be verified",
+        path.display()
+    )]
+    InUse {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// No file tells the identity of the volume, without which no checksum can be computed.
+    #[error(
+        "{} does not hold a volume id (32 hexadecimal digits) and no journal segment tells it; restore it from the \
+         service's log, where it is written at every start",
+        path.display()
+    )]
+    Identity {
+        /// The file that should hold it.
+        path: PathBuf,
+    },
+    /// The directory or a file in it cannot be read.
+    #[error("volume {} cannot be read", path.display())]
+    Unreadable {
+        /// The directory.
+        path: PathBuf,
+        /// What the system says.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl InspectError {
+    /// What a caller can do about it.
+    #[must_use]
+    pub const fn kind(&self) -> ErrorKind {
+        match self {
+            Self::NotAVolume { .. } => ErrorKind::NotFound,
+            Self::InUse { .. } => ErrorKind::Conflict,
+            Self::Identity { .. } => ErrorKind::Corrupt,
+            Self::Unreadable { .. } => ErrorKind::Unavailable,
+        }
+    }
+}
+
+/// How closely the journal is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Depth {
+    /// Checksums of entries.
+    Structure,
+    /// Frames as well.
+    Frames,
+}
+
+/// Whether the directory is a volume: it has an identity or a journal.
+#[must_use]
+pub fn is_volume(dir: &Path) -> bool {
+    dir.join(VOLUME_ID).is_file() || dir.join(JOURNAL).is_dir()
+}
+
+/// Tells what is on the volume in a directory.
+///
+/// # Errors
+/// See [`InspectError`]; never because of damaged content.
+pub fn inspect(dir: &Path) -> Result<Inspection, InspectError> {
+    let (usage, _lock) = lock(dir)?;
+    let mut attempt = 1;
+    loop {
+        match Look::new(dir).and_then(|look| look.inspection(usage)) {
+            Err(InspectError::Unreadable { .. }) if usage == Usage::InUse && attempt < ATTEMPTS => {
+                attempt += 1;
+            }
+            result => return result,
+        }
+    }
+}
+
+/// Checks everything on the volume in a directory. Needs as much memory as the largest file has bytes, twice.
+///
+/// # Errors
+/// See [`InspectError`]; never because of damaged content.
+pub fn verify(dir: &Path) -> Result<Verification, InspectError> {
+    let (usage, _lock) = lock(dir)?;
+    if usage == Usage::InUse {
+        return Err(InspectError::InUse {
+            path: dir.to_owned(),
+        });
+    }
+    Look::new(dir)?.verification(usage)
+}
+
+/// Takes the lock of the volume. A copy of a volume may be without the file, and nobody has it open then.
+fn lock(dir: &Path) -> Result<(Usage, Option<DiskLock>), InspectError> {
+    if !is_volume(dir) {
+        return Err(InspectError::NotAVolume {
+            path: dir.to_owned(),
+        });
+    }
+    let lock = ReadOnlyDisk
+        .lock(&dir.join(LOCK))
+        .map_err(unreadable(dir))?;
+    let usage = match lock {
+        Some(_) => Usage::Free,
+        None => Usage::InUse,
+    };
+    Ok((usage, lock))
+}
+
+fn unreadable(dir: &Path) -> impl FnOnce(io::Error) -> InspectError {
+    let path = dir.to_owned();
+    move |source| InspectError::Unreadable { path, source }
+}
+
+/// A volume that is being looked at.
+struct Look {
+    dir: PathBuf,
+    id: VolumeId,
+    /// Set when the identity had to be taken from the journal.
+    wrong_identity: Option<Damage>,
+    recovered: Recovered,
+}
+
+impl Look {
+    fn new(dir: &Path) -> Result<Self, InspectError> {
+        let (id, wrong_identity) = identity::identity(dir)?;
+        // A recovery writes down no time.
+        let options = Options {
+            disk: Arc::new(ReadOnlyDisk),
+            ..Options::new(dir.to_owned(), Arc::new(ManualClock::default()))
+        };
+        let recovered = recovery::recover(&options, id).map_err(unreadable(dir))?;
+        Ok(Self {
+            dir: dir.to_owned(),
+            id,
+            wrong_identity,
+            recovered,
+        })
+    }
+
+    fn inspection(&self, usage: Usage) -> Result<Inspection, InspectError> {
+        let mut walk =
+            journal::Walk::new(&ReadOnlyDisk, self.id, &self.recovered, Depth::Structure);
+        walk.run(&self.dir.join(JOURNAL))
+            .map_err(unreadable(&self.dir))?;
+        self.summary(usage, walk.segments)
+            .map_err(unreadable(&self.dir))
+    }
+
+    fn verification(&self, usage: Usage) -> Result<Verification, InspectError> {
+        let failed = || unreadable(&self.dir);
+        let mut walk = journal::Walk::new(&ReadOnlyDisk, self.id, &self.recovered, Depth::Frames);
+        walk.run(&self.dir.join(JOURNAL)).map_err(failed())?;
+        let mut checked = walk.checked;
+        let index = &self.recovered.index;
+        let files = slices::check(
+            &ReadOnlyDisk,
+            &self.dir.join(SLICES),
+            index,
+            &self.recovered.newest,
+            &mut checked,
+        )
+        .map_err(failed())?;
+        let inspection = self.summary(usage, walk.segments).map_err(failed())?;
+        let mut findings = inspection.damage.clone();
+        findings.extend(walk.remains);
+        let mut notes = walk.notes;
+        for damage in findings.iter_mut().chain(&mut notes) {
+            self.count_rows(damage, &walk.released).map_err(failed())?;
+        }
+        findings.extend(walk.findings);
+        findings.extend(files);
+        Ok(Verification {
+            inspection,
+            findings,
+            notes,
+            checked,
+        })
+    }
+
+    /// Counts the rows that are lost with damaged bytes of the journal: those that no slice file has.
+    fn count_rows(&self, damage: &mut Damage, released: &HashSet<SliceId>) -> io::Result<()> {
+        let Some(number) = segment::segment_number(&damage.file) else {
+            return Ok(());
+        };
+        if damage.rows.is_some() {
+            return Ok(());
+        }
+        let bytes = match ReadOnlyDisk.read(&damage.file) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            read => read?,
+        };
+        let entries = loss::entries_between(&bytes, damage, Seed::new(self.id, number));
+        let bounded = *entries.start() > 1 && *entries.end() < u64::MAX;
+        let count = bounded.then(|| (entries.end() + 1).saturating_sub(*entries.start()));
+        let is_old = |bytes: &[u8]| journal::is_of_earlier_use(bytes, self.id, number);
+        let Some(parts) = loss::parts_in(&bytes, damage.from, damage.to, count, is_old) else {
+            return Ok(());
+        };
+        let newest = &self.recovered.newest.slices;
+        damage.rows = parts
+            .iter()
+            .filter(|part| !released.contains(&part.slice))
+            .map(|part| {
+                let covered = newest.iter().find(|state| state.id == part.slice);
+                let rows = u64::from(part.rows);
+                match covered.map_or(0, |state| state.entry) {
+                    covered if *entries.start() > covered => Some(rows),
+                    covered if *entries.end() <= covered => Some(0),
+                    // Whether a checkpoint covers an entry without a number cannot be told.
+                    _ => None,
+                }
+            })
+            .sum();
+        Ok(())
+    }
+
+    fn summary(&self, usage: Usage, segments: Vec<SegmentSummary>) -> io::Result<Inspection> {
+        let Recovered { index, newest, .. } = &self.recovered;
+        let slices_dir = self.dir.join(SLICES);
+        let mut damage: Vec<Damage> = self.wrong_identity.iter().cloned().collect();
+        damage.extend(self.recovered.report.damage.iter().cloned());
+        Ok(Inspection {
+            dir: self.dir.clone(),
+            id: self.id,
+            usage,
+            segments,
+            checkpoints: checkpoints(&self.dir.join(CHECKPOINT), self.id)?,
+            slices: slices::summaries(&ReadOnlyDisk, &slices_dir, index, newest)?,
+            unknown_files: self.unknown_files()?,
+            damage,
+        })
+    }
+
+    /// What recovery names, and what it does not look at: other files and directories beside those of the volume.
+    fn unknown_files(&self) -> io::Result<Vec<PathBuf>> {
+        let mut unknown: BTreeSet<PathBuf> = self
+            .recovered
+            .report
+            .unknown_files
+            .iter()
+            .cloned()
+            .collect();
+        for name in [".", JOURNAL, CHECKPOINT, SLICES] {
+            let dir = if name == "." {
+                self.dir.clone()
+            } else {
+                self.dir.join(name)
+            };
+            for entry in entries(&dir)? {
+                if !is_known(name, &entry)? {
+                    unknown.insert(entry.path());
+                }
+            }
+        }
+        Ok(unknown.into_iter().collect())
+    }
+}
+
+fn entries(dir: &Path) -> io::Result<Vec<fs::DirEntry>> {
+    match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        entries => entries?.collect(),
+    }
+}
+
+fn is_known(dir: &str, entry: &fs::DirEntry) -> io::Result<bool> {
+    let (path, is_file) = (entry.path(), entry.file_type()?.is_file());
+    Ok(match dir {
+        JOURNAL => {
+            is_file && (segment::segment_number(&path).is_some() || segment::is_spare(&path))
+        }
+        CHECKPOINT => is_file && checkpoint::number_of(&path).is_some(),
+        // Recovery knows which slices are.
+        SLICES => is_file,
+        _ => {
+            let name = entry.file_name();
+            let is_one_of = |names: &[&str]| names.iter().any(|known| name == *known);
+            match is_file {
+                true => is_one_of(&[VOLUME_ID, LOCK]),
+                false => is_one_of(&[JOURNAL, CHECKPOINT, SLICES]),
+            }
+        }
+    })
+}
+
+fn checkpoints(dir: &Path, volume: VolumeId) -> io::Result<Vec<CheckpointSummary>> {
+    let found = checkpoint::read_all(&ReadOnlyDisk, dir, volume)?;
+    let whole = found.iter().filter_map(|found| found.as_ref().ok());
+    let summary = |whole: &Checkpoint| CheckpointSummary {
+        number: whole.number,
+        slices: whole.slices.len(),
+        last_entry: whole.last_entry,
+        last_group: whole.last_group,
+    };
+    Ok(whole.map(summary).collect())
+}
