@@ -21,10 +21,12 @@
 //! The crate refuses to know sinks, slices and volumes, and to run templates that are more than a single call (see
 //! [`CompileError::UnsupportedTemplate`]): a template that could loop does not belong on this path.
 
+mod batch;
 mod calendar;
 mod canonical;
 mod column;
 mod compress;
+mod content;
 mod csv;
 mod decode;
 mod error;
@@ -39,7 +41,9 @@ mod selection;
 mod strftime;
 mod template;
 
+pub use batch::{BatchError, BatchFormat, BatchLimits};
 pub use compress::{CompressError, Encoder};
+pub use content::{ContentEncoding, ContentError, UnknownEncoding};
 pub use decode::{DecodeError, RowReader, RowValues};
 pub use error::{CompileError, MapError};
 pub use frame::{FrameError, decompress_frames};

@@ -6,6 +6,8 @@
 //!
 //! When an object has several members of the same name, the last one counts.
 
+use std::ops::Range;
+
 use crate::canonical;
 use crate::selection::{Found, ROOT, Selection};
 
@@ -24,6 +26,56 @@ pub(crate) struct Malformed {
 
 /// Checks `text` and notes where the selected values are.
 pub(crate) fn scan(text: &[u8], selection: &Selection, found: &mut Found) -> Result<(), Malformed> {
+    check_text(text)?;
+    let mut scanner = Scanner {
+        text,
+        at: 0,
+        selection,
+        found,
+        key: String::new(),
+    };
+    scanner.whitespace();
+    scanner.value((!selection.is_empty()).then_some(ROOT), MAX_DEPTH)?;
+    scanner.end()
+}
+
+/// Checks `text`, which is to be an array, and returns where its items are; none when there are more than `limit`.
+pub(crate) fn items(text: &[u8], limit: usize) -> Result<Option<Vec<Range<usize>>>, Malformed> {
+    check_text(text)?;
+    let (selection, mut found) = (Selection::default(), Found::new());
+    let mut scanner = Scanner {
+        text,
+        at: 0,
+        selection: &selection,
+        found: &mut found,
+        key: String::new(),
+    };
+    scanner.whitespace();
+    if scanner.peek() != Some(b'[') {
+        return Err(scanner.expected("'['"));
+    }
+    let depth = scanner.deeper(MAX_DEPTH)?;
+    scanner.whitespace();
+    let mut items = Vec::new();
+    let mut more = scanner.peek() != Some(b']');
+    if !more {
+        scanner.at += 1;
+    }
+    while more {
+        if items.len() == limit {
+            return Ok(None);
+        }
+        let start = scanner.at;
+        scanner.value(None, depth)?;
+        items.push(start..scanner.at);
+        more = scanner.another(b']', "',' or ']'")?;
+    }
+    scanner.end()?;
+    Ok(Some(items))
+}
+
+/// What holds for every text, whatever is in it.
+fn check_text(text: &[u8]) -> Result<(), Malformed> {
     // Positions are kept in 32 bits.
     if u32::try_from(text.len()).is_err() {
         return Err(Malformed {
@@ -37,19 +89,6 @@ pub(crate) fn scan(text: &[u8], selection: &Selection, found: &mut Found) -> Res
             offset: error.valid_up_to(),
             expected: "text in UTF-8",
         });
-    }
-    let mut scanner = Scanner {
-        text,
-        at: 0,
-        selection,
-        found,
-        key: String::new(),
-    };
-    scanner.whitespace();
-    scanner.value((!selection.is_empty()).then_some(ROOT), MAX_DEPTH)?;
-    scanner.whitespace();
-    if scanner.at < text.len() {
-        return Err(scanner.expected("the end of the body"));
     }
     Ok(())
 }
@@ -89,6 +128,15 @@ impl Scanner<'_> {
             offset: self.at,
             expected,
         }
+    }
+
+    /// Takes what may follow the value.
+    fn end(&mut self) -> Result<(), Malformed> {
+        self.whitespace();
+        if self.at < self.text.len() {
+            return Err(self.expected("the end of the body"));
+        }
+        Ok(())
     }
 
     fn peek(&self) -> Option<u8> {
