@@ -52,6 +52,13 @@ torture: protoc ## Run many seeds of the volume on a simulated disk: SEEDS=10000
 		$(CARGO) test --package stream-storage --locked --test simulation -- --nocapture --exact \
 		nothing_acknowledged_is_lost_or_doubled_and_nothing_else_is_half_there
 
+.PHONY: corruption
+corruption: CASES ?= 100000
+corruption: SEED ?= 1
+corruption: protoc ## Damage volumes in many ways, one at a time (about 15 ms each): CASES=100000 SEED=1 (the first of the volumes)
+	STREAM_TEST_CASES=$(CASES) STREAM_TEST_SEED=$(SEED) \
+		$(CARGO) test --package stream-storage --locked --test corruption -- --nocapture cases::
+
 .PHONY: torture-state
 torture-state: TIME ?= 180
 torture-state: OPERATIONS ?= 100000
@@ -64,10 +71,29 @@ torture-state: protoc test-servers ## Long runs of the state: TIME=180 (s of a c
 	$(if $(SEED),STREAM_TEST_SEED=$(SEED)) STREAM_TEST_OPERATIONS=$(OPERATIONS) STREAM_TEST_KILLS=$(KILLS) STREAM_TEST_DISKS=$(DISKS) \
 		$(CARGO) test --package stream-etcd-embedded --locked -- --nocapture differential killed crash
 
+.PHONY: torture-crash
+torture-crash: ROUNDS ?= 10
+torture-crash: protoc ## Let the service die at every crash point, again and again: ROUNDS=10 POINTS=group-synced,… SEED=…
+	$(CARGO) build --workspace --locked --bins --tests
+	$(if $(SEED),STREAM_TEST_SEED=$(SEED)) STREAM_TEST_ROUNDS=$(ROUNDS) STREAM_TEST_POINTS="$(POINTS)" \
+		$(CARGO) test --workspace --locked --test cluster -- --nocapture crash_points
+
+.PHONY: torture-kill
+torture-kill: KILLS ?= 200
+torture-kill: PROGRAM ?= target/release/stream-service
+torture-kill: build-stream-service ## Kill the service under load at random moments: KILLS=200 SEED=… PROGRAM=target/release/stream-service
+	$(CARGO) build --workspace --locked --bins --tests
+	$(if $(SEED),STREAM_TEST_SEED=$(SEED)) STREAM_TEST_KILLS=$(KILLS) STREAM_TEST_PROGRAM="$(abspath $(PROGRAM))" \
+		$(CARGO) test --workspace --locked --test cluster -- --nocapture crash::
+
 .PHONY: lint
 lint: protoc ## Check formatting, lints and (where installed) dependencies
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	@if $(CARGO) tree --package stream-service --locked --edges normal --prefix none | grep -q '^fail '; then \
+		echo "a released binary would have fail points"; \
+		exit 1; \
+	fi
 	@if $(CARGO) deny --version >/dev/null 2>&1; then \
 		$(CARGO) deny check; \
 	else \
@@ -81,6 +107,14 @@ fmt: ## Format the code
 .PHONY: bench
 bench: build-stream-service ## Measure throughput and latency on this machine; more arguments by ARGS
 	$(CARGO) run --release --locked --package stream-tests --bin stream-load -- bench $(ARGS)
+
+.PHONY: bench-volume
+bench-volume: protoc ## Measure a volume alone with 1 to 10 000 slices (about 10 min); more arguments by ARGS
+	$(CARGO) run --release --locked --package stream-tests --bin stream-load -- volume $(ARGS)
+
+.PHONY: bench-recovery
+bench-recovery: protoc ## Measure the opening of a volume after a crash (about 10 min, 35 GB of disk); more arguments by ARGS
+	$(CARGO) run --release --locked --package stream-tests --bin stream-load -- recovery $(ARGS)
 
 .PHONY: image
 image: ## Build the container image stream-service

@@ -10,11 +10,16 @@
 )]
 
 mod crash;
+mod crash_points;
+mod disk_full;
 mod etcd_keys;
 mod etcd_load;
 mod etcd_namespaces;
 mod etcd_outage;
 mod etcd_start;
+mod failing_disk;
+mod numbers;
+mod ownership;
 mod refusals;
 mod shutdown;
 mod sinks;

@@ -60,6 +60,7 @@ pub struct Running {
     clients: JoinSet<anyhow::Result<Vec<(u64, Fate)>>>,
     boots: watch::Sender<u64>,
     acknowledged: watch::Receiver<u64>,
+    enough: watch::Sender<bool>,
 }
 
 impl Traffic {
@@ -79,6 +80,7 @@ impl Traffic {
         let (boots, boot) = watch::channel(0);
         let (count, acknowledged) = watch::channel(0);
         let count = Arc::new(count);
+        let (enough, ending) = watch::channel(false);
         let mut clients = JoinSet::new();
         for number in 0..self.connections {
             let client = Client {
@@ -86,6 +88,7 @@ impl Traffic {
                 number,
                 boot: boot.clone(),
                 acknowledged: Arc::clone(&count),
+                ending: ending.clone(),
                 connection: None,
                 fates: Vec::new(),
             };
@@ -95,6 +98,7 @@ impl Traffic {
             clients,
             boots,
             acknowledged,
+            enough,
         }
     }
 }
@@ -108,6 +112,16 @@ impl Running {
         let reached = timeout(PATIENCE, reached).await;
         let reached = reached.context("records are not acknowledged any more")?;
         reached.map(|_| ()).context("the clients ended before")
+    }
+
+    /// How many records are acknowledged.
+    pub fn count(&self) -> u64 {
+        *self.acknowledged.borrow()
+    }
+
+    /// Tells the clients to send no further records. The service is up.
+    pub fn enough(&self) {
+        self.enough.send_replace(true);
     }
 
     /// Tells the clients that the service is up again.
@@ -131,6 +145,7 @@ struct Client {
     number: u64,
     boot: watch::Receiver<u64>,
     acknowledged: Arc<watch::Sender<u64>>,
+    ending: watch::Receiver<bool>,
     /// With the number of the start at which it was opened.
     connection: Option<(Connection, u64)>,
     fates: Vec<(u64, Fate)>,
@@ -146,7 +161,7 @@ enum Then {
 impl Client {
     async fn run(mut self) -> anyhow::Result<Vec<(u64, Fate)>> {
         let mut index = self.number;
-        while index < self.traffic.records {
+        while index < self.traffic.records && !*self.ending.borrow() {
             if self.deliver(index).await? == Then::End {
                 break;
             }

@@ -6,6 +6,7 @@ use std::path::Path;
 use anyhow::{Context, ensure};
 use stream_tests::client::PAUSE;
 use stream_tests::expectation::check;
+use stream_tests::setup::Setup;
 use stream_tests::table::{Row, Tables};
 use tokio::time::{Duration, Instant, sleep};
 
@@ -204,4 +205,19 @@ fn check_uuids(tables: &Tables) -> anyhow::Result<()> {
     let twice: Vec<_> = uuids.iter().filter(|(_, count)| **count > 1).collect();
     ensure!(twice.is_empty(), "rows with the same uuid: {twice:?}");
     Ok(())
+}
+
+/// Neither the volumes nor the state break a rule.
+pub async fn assert_sound(setup: &Setup) {
+    let volumes = setup.data_dir().join("volumes");
+    let volumes = volumes.to_str().expect("text");
+    for words in [&["volume", "verify", volumes][..], &["state", "check"]] {
+        let ended = setup.clone().words(words).run_to_end().await;
+        let ended = ended.expect("it ends");
+        assert!(
+            ended.success,
+            "{words:?}:\n{}{}",
+            ended.stdout, ended.stderr
+        );
+    }
 }

@@ -1,5 +1,8 @@
 //! A real process of the service on a directory of its own: started, killed, stopped and started again.
 
+mod control;
+mod death;
+
 use std::process::{Child, Command, ExitStatus};
 use std::time::Duration;
 
@@ -11,6 +14,8 @@ use crate::client::{Api, PATIENCE, PAUSE};
 use crate::log::{self, Output};
 use crate::program;
 use crate::setup::Setup;
+
+pub use death::Course;
 
 /// More than a stop takes. The phases of the stop have deadlines of their own, and this one is for when those fail.
 const STOP_PATIENCE: Duration = Duration::from_secs(120);

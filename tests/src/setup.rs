@@ -21,6 +21,9 @@ const COMPONENTS: [&str; 5] = [
 /// Name of the data directory.
 const DATA: &str = "data";
 
+/// The variable that arms fail points.
+const FAIL_POINTS: &str = "FAILPOINTS";
+
 /// How a process is started, and started again.
 #[derive(Debug, Clone)]
 pub struct Setup {
@@ -61,6 +64,14 @@ impl Setup {
     #[must_use]
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.env.push((format!("STREAM_{name}"), value.to_owned()));
+        self
+    }
+
+    /// With these fail points, and no others: the text of `FAILPOINTS`.
+    #[must_use]
+    pub fn fail_points(mut self, text: &str) -> Self {
+        self.env.retain(|(name, _)| name != FAIL_POINTS);
+        self.env.push((FAIL_POINTS.to_owned(), text.to_owned()));
         self
     }
 
@@ -138,6 +149,7 @@ impl Setup {
                 command.env_remove(name);
             }
         }
+        command.env_remove(FAIL_POINTS);
         let listen = |port: u16| local(port).to_string();
         command
             .args(&self.words)

@@ -205,6 +205,8 @@ section! {
         encoding: Encoding = Encoding::default(),
         /// Journal.
         journal: Journal = Journal::default(),
+        /// Sinks.
+        sink: SinkLevel = SinkLevel::default(),
         /// Batches are refused while the file system has less free space. 1MB and more. Default 256MB.
         reserve: ByteSize = ByteSize(256 << 20),
     }
@@ -217,6 +219,18 @@ section! {
         assignment: VolumeAssignment = VolumeAssignment::default(),
         /// How a volume is announced.
         registration: VolumeRegistration = VolumeRegistration::default(),
+        /// What journal and slices of a volume may occupy together; beyond it records for the volume are refused. From eight
+        /// times the length of a segment. Default: none, only the reserve limits it.
+        max_size: Option<ByteSize> = None,
+    }
+}
+
+section! {
+    /// `storage.level.local.sink.*`
+    SinkLevel {
+        /// What the slices of one sink may occupy on one volume; beyond it records for the sink are refused. From 1MB. Default:
+        /// none.
+        max_size: Option<ByteSize> = None,
     }
 }
 
@@ -568,6 +582,9 @@ impl Config {
         )?;
         let least = ByteSize(journal.checkpoint_size.0.saturating_mul(2));
         optional(&key("journal.maxSize"), Some(journal.max_size), least, None)?;
+        let least = ByteSize(journal.segment_size.0.saturating_mul(8));
+        optional(&key("volume.maxSize"), local.volume.max_size, least, None)?;
+        optional(&key("sink.maxSize"), local.sink.max_size, size(1), None)?;
         optional(&key("reserve"), Some(local.reserve), size(1), None)
     }
 
@@ -706,6 +723,21 @@ mod tests {
         config.storage.level.local.journal.max_size = ByteSize(1 << 20);
         let message = config.validate().expect_err("too small");
         assert!(message.ends_with("set 512MB or more"), "{message}");
+    }
+
+    #[test]
+    fn a_volume_must_have_room_for_its_journal() {
+        let mut config = Config::default().resolved();
+        config.storage.level.local.volume.max_size = Some(ByteSize(100 << 20));
+        let message = config.validate().expect_err("too small");
+        assert!(
+            message.contains("storage.level.local.volume.maxSize"),
+            "{message}"
+        );
+        assert!(message.ends_with("set 256MB or more"), "{message}");
+        config.storage.level.local.volume.max_size = Some(ByteSize(256 << 20));
+        config.storage.level.local.sink.max_size = Some(ByteSize(1 << 20));
+        config.validate().expect("both are large enough");
     }
 
     #[test]

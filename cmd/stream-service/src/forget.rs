@@ -81,6 +81,10 @@ fn preview(volume: VolumeId, loss: &Loss) -> String {
             last.node, last.number
         );
     }
+    text.push_str(
+        "A writer that still has it, but is cut off from the state, acknowledges records until it hears of this, and they are \
+         lost: stop it first.\n",
+    );
     let _ = writeln!(
         text,
         "Nothing was changed. If its disk is gone for good: stream-service volume forget {volume} confirm"

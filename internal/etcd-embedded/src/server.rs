@@ -71,7 +71,11 @@ impl Server {
         })?;
         let (queue, jobs) = queue();
         let shared = Shared::new(state, queue, identity, sockets.urls());
-        shared.commits.lock().database_bytes = disk.bytes();
+        {
+            let mut commits = shared.commits.lock();
+            commits.database_bytes = disk.bytes();
+            commits.ballast_bytes = disk.ballast_bytes();
+        }
         Ok(Self {
             shared: Arc::new(shared),
             disk,

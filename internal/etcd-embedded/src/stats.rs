@@ -23,6 +23,8 @@ pub struct Stats {
     pub used_bytes: usize,
     /// Length of the database file.
     pub database_bytes: u64,
+    /// Length of the file that is kept for a full disk; 0 once it was given up.
+    pub ballast_bytes: u64,
     /// Commits that changed something, each with one sync of the disk. Only rises.
     pub commits: u64,
     /// The time they took. Only rises; divided by the commits, a rise means that the disk has become slow.
@@ -72,6 +74,7 @@ impl Observer {
             history_bytes: extent.history_bytes,
             used_bytes: extent.bytes,
             database_bytes: commits.database_bytes,
+            ballast_bytes: commits.ballast_bytes,
             commits: commits.count,
             commit_time: commits.time,
             longest_commit: commits.longest,
@@ -91,15 +94,17 @@ pub(crate) struct Commits {
     pub(crate) longest: Duration,
     pub(crate) requests: u64,
     pub(crate) database_bytes: u64,
+    pub(crate) ballast_bytes: u64,
 }
 
 impl Commits {
-    pub(crate) fn add(&mut self, took: Duration, requests: usize, database_bytes: u64) {
+    /// `bytes` are those of the database and of the ballast.
+    pub(crate) fn add(&mut self, took: Duration, requests: usize, bytes: (u64, u64)) {
         self.count += 1;
         self.time += took;
         self.longest = self.longest.max(took);
         self.requests += requests as u64;
-        self.database_bytes = database_bytes;
+        (self.database_bytes, self.ballast_bytes) = bytes;
     }
 }
 

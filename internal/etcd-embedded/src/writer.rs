@@ -210,12 +210,17 @@ impl Writer {
         Ok(())
     }
 
-    fn commit(&self, batch: &Batch, requests: usize) -> Result<(), redb::Error> {
+    fn commit(&mut self, batch: &Batch, requests: usize) -> Result<(), redb::Error> {
+        self.disk.look_for_room();
         let began = Instant::now();
         self.disk.commit(batch)?;
         let took = began.elapsed();
         let bytes = self.disk.bytes();
-        self.shared.commits.lock().add(took, requests, bytes);
+        let ballast = self.disk.ballast_bytes();
+        self.shared
+            .commits
+            .lock()
+            .add(took, requests, (bytes, ballast));
         let revision = {
             let mut state = self.shared.state.write();
             state.durable = state.store.revision();

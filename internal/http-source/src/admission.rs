@@ -72,6 +72,16 @@ impl Reservation {
         }
     }
 
+    /// Hands out `bytes` of what it holds, or all if that is less.
+    pub fn split(&mut self, bytes: usize) -> Self {
+        let bytes = bytes.min(self.bytes);
+        self.bytes -= bytes;
+        Self {
+            budget: Arc::clone(&self.budget),
+            bytes,
+        }
+    }
+
     /// Takes over what `other` holds.
     pub fn absorb(&mut self, mut other: Self) {
         debug_assert!(
@@ -102,6 +112,10 @@ mod tests {
         let second = admission.reserve(40).expect("fits exactly");
         first.absorb(second);
         assert_eq!(admission.used(), 100);
+        drop(first.split(30));
+        assert_eq!(admission.used(), 70);
+        drop((first.split(100), first.split(1)));
+        assert_eq!(admission.used(), 0);
         drop(first);
         assert_eq!(admission.used(), 0);
     }

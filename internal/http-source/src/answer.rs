@@ -11,15 +11,18 @@ use stream_encoding::MapError;
 use stream_model::level::Durability;
 use stream_model::{BranchId, ProjectId, SinkId, SourceId};
 
-use crate::completion::Failure;
+use crate::completion::{Failure, Shortage};
 use crate::dispatch::Report;
-use crate::mapper::Rejection;
+use crate::position::union;
 
 /// An answer.
 pub(crate) type Answer = Response<Full<Bytes>>;
 
 /// The class of durability of what was written.
 pub(crate) const DURABILITY: HeaderName = HeaderName::from_static("x-stream-durability");
+
+/// Where the record is.
+const POSITION: HeaderName = HeaderName::from_static("x-stream-position");
 
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -95,11 +98,9 @@ impl Failure {
                 "pipelineNotReady",
                 "The storage of the source cannot be reached. The record was not written. Try again.",
             ),
-            Self::InsufficientStorage => Refusal::later(
-                507,
-                "insufficientStorage",
-                "The disk of the source is full. The record was not written. Try again later.",
-            ),
+            Self::InsufficientStorage(shortage) => {
+                Refusal::later(507, "insufficientStorage", shortage.message())
+            }
             Self::Overloaded => Refusal::later(503, "overloaded", OVERLOADED),
             Self::Shutdown => Refusal::later(
                 503,
@@ -120,6 +121,25 @@ impl Failure {
     }
 }
 
+impl Shortage {
+    /// What is full, and what to do.
+    const fn message(self) -> &'static str {
+        match self {
+            Self::Disk => {
+                "The disk of the source is full. The record was not written. Try again later, or make room on the disk."
+            }
+            Self::Volume => {
+                "The volume of the source holds as much as storage.level.local.volume.maxSize allows. The record was not \
+                 written. Try again when slices of the volume are uploaded, or raise the limit."
+            }
+            Self::Sink => {
+                "A sink of the source holds as much on its volume as storage.level.local.sink.maxSize allows. The record was \
+                 not written. Try again when slices of the sink are uploaded, or raise the limit."
+            }
+        }
+    }
+}
+
 /// The message for an unknown source and for a wrong secret: the same, so that secrets cannot be probed.
 pub(crate) const NO_SOURCE: &str =
     "No source was found for this URL. Check project, source and secret.";
@@ -128,10 +148,16 @@ pub(crate) const OVERLOADED: &str = "Too many requests are waiting for the disk.
 
 /// `OK`: accepted with this class of durability.
 pub(crate) fn accepted(durability: Durability) -> Answer {
-    let mut answer = text(accepted_status(durability), "OK");
-    answer
-        .headers_mut()
-        .insert(DURABILITY, durability_value(durability));
+    promise(text(accepted_status(durability), "OK"), Some(durability))
+}
+
+/// Names the weakest class of what was accepted, if anything was.
+pub(crate) fn promise(mut answer: Answer, durability: Option<Durability>) -> Answer {
+    if let Some(durability) = durability {
+        answer
+            .headers_mut()
+            .insert(DURABILITY, durability_value(durability));
+    }
     answer
 }
 
@@ -152,8 +178,25 @@ pub(crate) enum Detail {
     Verbose,
 }
 
+/// Names where the records are, if that is known.
+pub(crate) fn located<'a>(mut answer: Answer, reports: impl Iterator<Item = &'a Report>) -> Answer {
+    let mut positions = reports.filter_map(|report| report.position.clone());
+    let position = match (positions.next(), positions.next()) {
+        (only, None) => only,
+        (first, second) => union(first.into_iter().chain(second).chain(positions)),
+    };
+    if let Some(position) = position {
+        answer.headers_mut().insert(POSITION, position);
+    }
+    answer
+}
+
 /// The answer to a record.
 pub(crate) fn answer(reports: &[Report], detail: Detail) -> Answer {
+    located(status_and_body(reports, detail), reports.iter())
+}
+
+fn status_and_body(reports: &[Report], detail: Detail) -> Answer {
     let weakest = reports
         .iter()
         .filter_map(|report| report.written.ok())
@@ -170,15 +213,10 @@ pub(crate) fn answer(reports: &[Report], detail: Detail) -> Answer {
             failure.refusal().answer()
         }
         _ => {
-            let mut answer = verbose(reports);
             // A class is promised only where a sink holds the record.
             let held = reports.iter().filter(|report| report.is_held());
-            if let Some(durability) = held.filter_map(|report| report.written.ok()).max() {
-                answer
-                    .headers_mut()
-                    .insert(DURABILITY, durability_value(durability));
-            }
-            answer
+            let weakest = held.filter_map(|report| report.written.ok()).max();
+            promise(verbose(reports), weakest)
         }
     }
 }
@@ -301,7 +339,7 @@ fn sink_body<'a>(report: &Report, position: usize, sink: &'a SinkId) -> SinkBody
         .iter()
         .find(|rejection| rejection.sink == position);
     let refusal = match (rejection, report.written) {
-        (Some(rejection), _) => rejected(rejection),
+        (Some(rejection), _) => rejected(&rejection.error),
         (None, Err(failure)) => failure.refusal(),
         (None, Ok(durability)) => {
             let status_code = accepted_status(durability);
@@ -322,13 +360,14 @@ fn sink_body<'a>(report: &Report, position: usize, sink: &'a SinkId) -> SinkBody
     }
 }
 
-fn rejected(rejection: &Rejection) -> Refusal {
-    let (status, name) = match &rejection.error {
+/// How it is told that a sink refuses a record.
+pub(crate) fn rejected(error: &MapError) -> Refusal {
+    let (status, name) = match error {
         MapError::NotStructured { .. } => (415, "unsupportedMediaType"),
         MapError::RowTooLong { .. } => (413, "payloadTooLarge"),
         _ => (422, "unprocessableContent"),
     };
-    Refusal::new(status, name, format!("{}.", rejection.error))
+    Refusal::new(status, name, format!("{error}."))
 }
 
 /// The name that all errors have; when they differ, the one that says only that something was not written.
@@ -354,11 +393,13 @@ fn counted(written: usize, all: usize) -> String {
     format!("{success} to {written}/{all} sinks.")
 }
 
-fn full_name(name: &'static str) -> Cow<'static, str> {
+/// The name of an error as it is told.
+pub(crate) fn full_name(name: &'static str) -> Cow<'static, str> {
     Cow::Owned(format!("stream.in.{name}"))
 }
 
-const fn accepted_status(durability: Durability) -> u16 {
+/// The status of an accepted record.
+pub(crate) const fn accepted_status(durability: Durability) -> u16 {
     match durability {
         Durability::Disk => 200,
         Durability::Cache | Durability::Memory => 202,
@@ -377,7 +418,8 @@ fn status_code(status: u16) -> StatusCode {
     StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
 }
 
-fn json(status: u16, retry: bool, body: &impl Serialize) -> Answer {
+/// An answer in JSON. `retry`: whether the same request is worth repeating in a moment.
+pub(crate) fn json(status: u16, retry: bool, body: &impl Serialize) -> Answer {
     let body = serde_json::to_vec(body).expect("these structs have string keys only");
     let mut answer = Response::new(Full::new(Bytes::from(body)));
     *answer.status_mut() = status_code(status);

@@ -5,8 +5,7 @@ use http_body_util::BodyExt as _;
 use hyper::HeaderMap;
 use hyper::body::{Body, Incoming};
 use hyper::header::CONTENT_ENCODING;
-use stream_encoding::{FrameError, decompress_frames};
-use stream_model::level::Compression;
+use stream_encoding::{ContentEncoding, ContentError};
 use tokio::time::Instant;
 
 use crate::admission::Reservation;
@@ -35,8 +34,9 @@ pub(crate) async fn read(
             Ok(Some(Ok(frame))) => frame,
             Ok(None) => break,
             Ok(Some(Err(_))) => {
+                // The status that nginx has for it. Whoever closed only his half of the connection can read it.
                 return Err(Refusal::new(
-                    400,
+                    499,
                     "eof",
                     "The body ended before it was complete.",
                 ));
@@ -72,7 +72,7 @@ pub(crate) async fn read(
     })
 }
 
-/// Undoes the content encoding. The limit applies to the decoded size, while decoding.
+/// Undoes the content encoding. The limits of length and memory apply to what is decoded, while decoding.
 ///
 /// # Errors
 /// What to answer when the encoding is unknown, the body is not in it, or it is too large.
@@ -80,39 +80,39 @@ pub(crate) async fn decode(
     headers: &HeaderMap,
     body: Bytes,
     limit: usize,
-    reserved: &mut Reservation,
-) -> Result<Bytes, Refusal> {
-    let Some(encoding) = headers.get(CONTENT_ENCODING) else {
-        return Ok(body);
+    mut reserved: Reservation,
+) -> Result<(Bytes, Reservation), Refusal> {
+    let mut encodings = headers.get_all(CONTENT_ENCODING).iter();
+    let Some(header) = encodings.next() else {
+        return Ok((body, reserved));
     };
-    let compression = match encoding.as_bytes() {
-        b"" | b"identity" => return Ok(body),
-        b"gzip" | b"x-gzip" => Compression::Gzip { level: 1 },
-        b"zstd" => Compression::Zstd { level: 1 },
+    let encoding = match (
+        header.to_str().map(ContentEncoding::parse),
+        encodings.next(),
+    ) {
+        (Ok(Ok(None)), None) => return Ok((body, reserved)),
+        (Ok(Ok(Some(encoding))), None) => encoding,
         _ => {
-            let message = "The content encoding is not supported. Use gzip, zstd or none.";
+            let message = "The content encoding is not supported. Use one of gzip, deflate and zstd, or none.";
             return Err(Refusal::new(415, "unsupportedMediaType", message));
         }
     };
     let work = move || {
-        let mut decoded = Vec::new();
-        decompress_frames(compression, &body, &mut decoded, limit).map(|()| decoded)
+        let decoded = encoding.decode(&body, limit, |bytes| reserved.grow(bytes));
+        decoded.map(|decoded| (Bytes::from(decoded), reserved))
     };
     let internal = || Refusal::new(500, "genericError", "The body could not be decoded.");
     let decoded = tokio::task::spawn_blocking(work)
         .await
         .map_err(|_| internal())?;
-    let decoded = decoded.map_err(|error| match error {
-        FrameError::TooLarge { .. } => too_large(limit),
+    decoded.map_err(|error| match error {
+        ContentError::TooLarge { .. } => too_large(limit),
+        ContentError::NoMemory => Refusal::later(503, "overloaded", OVERLOADED),
         _ => {
             let message = "The body is not in the content encoding that its header names.";
             Refusal::new(400, "badRequest", message)
         }
-    })?;
-    if !reserved.grow(decoded.len()) {
-        return Err(Refusal::later(503, "overloaded", OVERLOADED));
-    }
-    Ok(Bytes::from(decoded))
+    })
 }
 
 fn too_large(limit: usize) -> Refusal {

@@ -7,6 +7,7 @@ use stream_model::level::Durability;
 use tokio::sync::Notify;
 
 use crate::mapper::Rejection;
+use crate::position::Positions;
 use crate::route::Plan;
 
 /// For each record of a batch that some sink refuses, the refusals.
@@ -25,8 +26,8 @@ pub(crate) enum Failure {
     NoSlice,
     /// The volume could not be reached, or refused, until the deadline.
     VolumeUnavailable,
-    /// The disk of the volume is full.
-    InsufficientStorage,
+    /// There is no room for the records.
+    InsufficientStorage(Shortage),
     /// The volume has too much to do.
     Overloaded,
     /// The volume or this process is being stopped.
@@ -35,6 +36,17 @@ pub(crate) enum Failure {
     OutcomeUnknown,
     /// The service broke its own rules.
     Internal,
+}
+
+/// What is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Shortage {
+    /// The disk of the volume, or what its journal may take of it.
+    Disk,
+    /// What the volume may hold.
+    Volume,
+    /// What a sink may hold on the volume.
+    Sink,
 }
 
 /// What became of a batch.
@@ -46,6 +58,8 @@ pub(crate) struct Outcome {
     pub plan: Arc<Plan>,
     /// The refusals of that plan.
     pub rejected: Rejected,
+    /// Where the records are, if they are written.
+    pub positions: Positions,
 }
 
 /// The place where the outcome of a batch appears, once.

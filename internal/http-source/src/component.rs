@@ -9,9 +9,11 @@ use hyper::Request;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use prometheus::Registry;
+use stream_model::unit::ByteSize;
 use stream_model::{Clock, ErrorKind, SessionId};
 use stream_node::{
-    Listener, OnError, ReadyFlag, ServeOptions, ServerMetrics, Shutdown, StillRunning, Tasks,
+    Listener, OnError, ReadyFlag, ServeOptions, ServerMetrics, Shutdown, StillRunning, Tasks, Tls,
+    TlsError,
 };
 use stream_state::Mirror;
 use stream_storage::wire::Transport;
@@ -22,6 +24,7 @@ use crate::admission::Admission;
 use crate::config::Config;
 use crate::dispatch::Dispatcher;
 use crate::feed::{Feed, Routes};
+use crate::forwarded::TrustedProxies;
 use crate::lane::Surroundings;
 use crate::lanes::Lanes;
 use crate::mapper::Mapper;
@@ -32,6 +35,8 @@ use crate::table::Table;
 
 /// How often the gauge of the memory budget is set.
 const GAUGE_PERIOD: Duration = Duration::from_secs(1);
+/// Headers up to this size are read to their end even when less is allowed, so that the client is told what is wrong.
+const HARD_HEADER_LIMIT: usize = 64 << 10;
 
 /// What the component needs from the process.
 pub struct Deps {
@@ -61,6 +66,9 @@ pub enum StartError {
     /// The configuration is not valid.
     #[error("{0}")]
     Config(String),
+    /// Certificate or key cannot be used.
+    #[error("source.http.tls: {0}")]
+    Tls(#[from] TlsError),
     /// The metrics cannot be registered.
     #[error("cannot register the metrics of the HTTP source")]
     Metrics(#[from] prometheus::Error),
@@ -106,14 +114,13 @@ impl HttpSource {
             session,
             seed,
         } = deps;
+        let tls = load_tls(&config)?;
         let metrics = Metrics::register(&registry)?;
         let server_metrics = ServerMetrics::register(&registry, "http-source")?;
         let intake = Tasks::new("http-source", &shutdown);
         let lane_tasks = Tasks::new("http-source lanes", &shutdown);
         let feed_tasks = Tasks::new("http-source routes", &shutdown);
         let timeout = config.request_timeout.0;
-        let bytes =
-            |size: stream_model::unit::ByteSize| usize::try_from(size.0).unwrap_or(usize::MAX);
 
         let mapper = Arc::new(Mapper::new(bytes(config.row_size_limit), seed));
         let table = Arc::new(Table::default());
@@ -136,13 +143,18 @@ impl HttpSource {
         spawn(&feed_tasks, "routes", feed.run(feed_tasks.token()));
 
         let admission = Admission::new(bytes(config.in_flight_bytes));
+        let limit = i64::try_from(config.in_flight_bytes.0).unwrap_or(i64::MAX);
+        metrics.in_flight_limit_bytes.set(limit);
         let receiver = Arc::new(Receiver {
             table,
             dispatcher: Dispatcher::new(mapper, Arc::clone(&metrics), directory, timeout),
             admission: admission.clone(),
             clock,
             metrics: Arc::clone(&metrics),
+            max_header: bytes(config.read_buffer_size),
             max_body: bytes(config.max_request_body_size),
+            max_batch: bytes(config.batch_limit()),
+            proxies: TrustedProxies::parse(&config.trusted_proxies).expect("it was validated"),
             timeout,
             ids: RequestIds::new(session),
         });
@@ -151,15 +163,11 @@ impl HttpSource {
             "gauge",
             show_budget(admission, metrics, intake.token()),
         );
+        if let Some(tls) = tls.clone() {
+            spawn(&intake, "certificate", tls.follow(intake.token()));
+        }
         let address = listener.local_addr();
-        let options = ServeOptions {
-            max_connections: usize::try_from(config.max_connections).unwrap_or(usize::MAX),
-            header_limit: bytes(config.read_buffer_size),
-            idle_timeout: config.idle_timeout.0,
-            drain: timeout,
-            metrics: Some(server_metrics),
-            ..ServeOptions::default()
-        };
+        let options = serve_options(&config, tls, server_metrics);
         spawn(
             &intake,
             "listener",
@@ -196,6 +204,30 @@ impl HttpSource {
         // Last: lanes that wait for a slice need the routes until they are done.
         let feed = self.feed.stop(deadline).await;
         intake.and(lanes).and(feed)
+    }
+}
+
+fn bytes(size: ByteSize) -> usize {
+    usize::try_from(size.0).unwrap_or(usize::MAX)
+}
+
+fn load_tls(config: &Config) -> Result<Option<Tls>, TlsError> {
+    match (&config.tls.cert, &config.tls.key) {
+        (Some(cert), Some(key)) => Tls::load(cert, key).map(Some),
+        _ => Ok(None),
+    }
+}
+
+fn serve_options(config: &Config, tls: Option<Tls>, metrics: ServerMetrics) -> ServeOptions {
+    let hard_limit = bytes(config.read_buffer_size).saturating_mul(4);
+    ServeOptions {
+        max_connections: usize::try_from(config.max_connections).unwrap_or(usize::MAX),
+        header_limit: hard_limit.max(HARD_HEADER_LIMIT),
+        idle_timeout: config.idle_timeout.0,
+        drain: config.request_timeout.0,
+        tls,
+        metrics: Some(metrics),
+        ..ServeOptions::default()
     }
 }
 

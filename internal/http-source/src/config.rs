@@ -1,10 +1,24 @@
 //! Settings of the component, `source.http.*`.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use stream_encoding::MAX_ROW_LEN;
 use stream_model::unit::{ByteSize, Interval};
+
+use crate::forwarded::TrustedProxies;
+
+/// Certificate and key of the listener, `source.http.tls.*`: both or none.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct TlsFiles {
+    /// The file with the certificate in PEM, followed by those that signed it. A change is taken up within 10 s. Default: none,
+    /// nothing is encrypted.
+    pub cert: Option<PathBuf>,
+    /// The file with its private key in PEM.
+    pub key: Option<PathBuf>,
+}
 
 /// Settings of the HTTP source.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -12,6 +26,8 @@ use stream_model::unit::{ByteSize, Interval};
 pub struct Config {
     /// Address of the listener. Default 0.0.0.0:7000.
     pub listen: SocketAddr,
+    /// Certificate and key.
+    pub tls: TlsFiles,
     /// The URL under which clients reach the listener; shown in source definitions. Default http://localhost:7000.
     pub public_url: String,
     /// How long a request may take to send its body, and from then on to get its answer. 1s to 5m, default 30s. Raising it
@@ -27,8 +43,14 @@ pub struct Config {
     pub write_buffer_size: ByteSize,
     /// The most bytes of a body, before and after decoding. 100B to 4MB, default 1MB.
     pub max_request_body_size: ByteSize,
+    /// The most bytes of a body with many records, before and after decoding. 1KB to 100MB, default 10MB. Never more than a
+    /// third of `inFlightBytes`, whatever it says: records and rows must find room beside the body.
+    pub max_batch_size: ByteSize,
     /// The most bytes of a CSV row, 1KB to 2MB, default 1536KB.
     pub row_size_limit: ByteSize,
+    /// Proxies that are believed about their clients: networks (`10.0.0.0/8`) and addresses. The address of a record is then
+    /// taken from `X-Forwarded-For`, else from `Forwarded`. Default: none, it is the address of the connection.
+    pub trusted_proxies: Vec<String>,
     /// The most bytes of requests that are not answered yet, 8MB to 64GB, default 64MB. Requests beyond get 503 at once.
     /// Raising it rides out longer pauses of a volume and costs that much memory.
     pub in_flight_bytes: ByteSize,
@@ -38,6 +60,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from(([0, 0, 0, 0], 7000)),
+            tls: TlsFiles::default(),
             public_url: "http://localhost:7000".to_owned(),
             request_timeout: Interval::from_secs(30),
             idle_timeout: Interval::from_secs(30),
@@ -45,13 +68,21 @@ impl Default for Config {
             read_buffer_size: ByteSize(16 << 10),
             write_buffer_size: ByteSize(4 << 10),
             max_request_body_size: ByteSize(1 << 20),
+            max_batch_size: ByteSize(10 << 20),
             row_size_limit: ByteSize(1536 << 10),
+            trusted_proxies: Vec::new(),
             in_flight_bytes: ByteSize(64 << 20),
         }
     }
 }
 
 impl Config {
+    /// The most bytes of a body with many records.
+    #[must_use]
+    pub fn batch_limit(&self) -> ByteSize {
+        ByteSize(self.max_batch_size.0.min(self.in_flight_bytes.0 / 3))
+    }
+
     /// Checks the limits of all values.
     ///
     /// # Errors
@@ -67,6 +98,7 @@ impl Config {
             100,
             4 * mega,
         )?;
+        size("maxBatchSize", self.max_batch_size, kilo, 100 * mega)?;
         size(
             "rowSizeLimit",
             self.row_size_limit,
@@ -76,6 +108,17 @@ impl Config {
         size("inFlightBytes", self.in_flight_bytes, 8 * mega, 64 << 30)?;
         interval("requestTimeout", self.request_timeout, 300)?;
         interval("idleTimeout", self.idle_timeout, 60)?;
+        if self.tls.cert.is_some() != self.tls.key.is_some() {
+            return Err(
+                "source.http.tls.cert and source.http.tls.key belong together; set both or none"
+                    .to_owned(),
+            );
+        }
+        if let Err(text) = TrustedProxies::parse(&self.trusted_proxies) {
+            return Err(format!(
+                "source.http.trustedProxies has {text:?}; set networks such as 10.0.0.0/8 or addresses, separated by commas"
+            ));
+        }
         if !(100..=1_000_000).contains(&self.max_connections) {
             let value = self.max_connections;
             return Err(format!(

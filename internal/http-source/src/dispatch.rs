@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use hyper::header::HeaderValue;
 use stream_model::SourceKey;
 use stream_model::level::Durability;
 use tokio::sync::watch;
@@ -21,6 +22,8 @@ use crate::table::Entry;
 const MAX_WAIT_FOR_SLICE: Duration = Duration::from_secs(2);
 /// How long a request waits for routes that are behind what the process has heard.
 const MAX_WAIT_FOR_ROUTES: Duration = Duration::from_secs(1);
+/// How many records of a request are mapped before other requests get their turn on the thread.
+const RECORDS_AT_ONCE: usize = 64;
 
 /// What became of a record in one source.
 #[derive(Debug)]
@@ -33,6 +36,8 @@ pub(crate) struct Report {
     pub plan: Option<Arc<Plan>>,
     /// The sinks that refuse the record.
     pub rejections: Vec<Rejection>,
+    /// Where the others hold it.
+    pub position: Option<HeaderValue>,
 }
 
 impl Report {
@@ -108,10 +113,39 @@ impl Dispatcher {
         let [only] = sources else {
             return self.dispatch_to_all(sources, received, reserved).await;
         };
-        match self.place(only, received, reserved).await {
+        match self.place(only, received, reserved, &mut None).await {
             Some(placed) => vec![report(placed).await],
             None => Vec::new(),
         }
+    }
+
+    /// Writes many records to sources and waits for the outcomes, those of each record in its turn.
+    ///
+    /// # Cancel safety
+    /// As [`Self::dispatch`]: what was placed stays placed, the rest is never written.
+    pub async fn dispatch_many(
+        &self,
+        sources: &[Arc<Entry>],
+        records: Vec<(Received, Reservation)>,
+    ) -> Vec<Vec<Report>> {
+        let mut give_up = None;
+        let mut placed = Vec::with_capacity(records.len());
+        for (number, (received, mut reserved)) in records.into_iter().enumerate() {
+            if number % RECORDS_AT_ONCE == RECORDS_AT_ONCE - 1 {
+                tokio::task::yield_now().await;
+            }
+            let mut of_record = Vec::with_capacity(sources.len());
+            for source in sources {
+                let (received, reserved) = (received.clone(), reserved.share());
+                of_record.extend(self.place(source, received, reserved, &mut give_up).await);
+            }
+            placed.push(of_record);
+        }
+        let mut outcomes = Vec::with_capacity(placed.len());
+        for of_record in placed {
+            outcomes.push(reports(of_record).await);
+        }
+        outcomes
     }
 
     /// All branches first get the record, then all outcomes are waited for.
@@ -121,24 +155,22 @@ impl Dispatcher {
         received: Received,
         mut reserved: Reservation,
     ) -> Vec<Report> {
-        let mut placed = Vec::with_capacity(sources.len());
+        let (mut placed, mut give_up) = (Vec::with_capacity(sources.len()), None);
         for source in sources {
-            placed.extend(self.place(source, received.clone(), reserved.share()).await);
+            let (received, reserved) = (received.clone(), reserved.share());
+            placed.extend(self.place(source, received, reserved, &mut give_up).await);
         }
-        let mut reports = Vec::with_capacity(placed.len());
-        for placed in placed {
-            reports.push(report(placed).await);
-        }
-        reports.sort_by(|a, b| a.source.cmp(&b.source));
-        reports
+        reports(placed).await
     }
 
-    /// Brings a record into the batch of one source. None: the source is gone.
+    /// Brings a record into the batch of one source. None: the source is gone. A request waits for routes until `give_up`,
+    /// whatever the number of its records; it is set when the first of them has to wait.
     async fn place(
         &self,
         source: &Entry,
         received: Received,
         reserved: Reservation,
+        give_up: &mut Option<Instant>,
     ) -> Option<Placed> {
         let route = source.route()?;
         let mut waiting = match self.try_place(&route, received, reserved) {
@@ -146,7 +178,7 @@ impl Dispatcher {
             Err(not_now) => not_now,
         };
         let mut news = self.news.clone();
-        let give_up = Instant::now() + self.max_wait;
+        let give_up = *give_up.get_or_insert_with(|| Instant::now() + self.max_wait);
         loop {
             // The clone has not seen the latest change, so the first round is at once: no change is missed.
             let changed = tokio::time::timeout_at(give_up, news.changed()).await;
@@ -243,6 +275,7 @@ fn done(
         written: Ok(durability),
         plan: Some(Arc::clone(&ready.plan)),
         rejections,
+        position: None,
     }
 }
 
@@ -252,7 +285,18 @@ fn failed(route: &Route, failure: Failure) -> Report {
         written: Err(failure),
         plan: None,
         rejections: Vec::new(),
+        position: None,
     }
+}
+
+/// Waits for the outcomes of a record in all its sources.
+async fn reports(placed: Vec<Placed>) -> Vec<Report> {
+    let mut reports = Vec::with_capacity(placed.len());
+    for placed in placed {
+        reports.push(report(placed).await);
+    }
+    reports.sort_by(|a, b| a.source.cmp(&b.source));
+    reports
 }
 
 /// Waits for the outcome of a record.
@@ -262,10 +306,12 @@ async fn report(placed: Placed) -> Report {
         Placed::Waiting(source, ticket) => (source, ticket),
     };
     let outcome = ticket.outcome().await;
+    let rejections = ticket.rejections(outcome);
     Report {
         source,
         written: outcome.written,
         plan: Some(Arc::clone(&outcome.plan)),
-        rejections: ticket.rejections(outcome).to_vec(),
+        rejections: rejections.to_vec(),
+        position: outcome.positions.of(&outcome.plan, rejections),
     }
 }

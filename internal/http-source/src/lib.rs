@@ -41,12 +41,15 @@ mod dispatch;
 #[cfg(test)]
 mod end_to_end;
 mod feed;
+mod forwarded;
 mod frames;
 mod lane;
 mod lanes;
 mod link;
+mod many;
 mod mapper;
 mod metrics;
+mod position;
 mod receive;
 mod route;
 mod table;
@@ -56,4 +59,4 @@ mod testing;
 mod tests;
 
 pub use component::{Deps, HttpSource, StartError};
-pub use config::Config;
+pub use config::{Config, TlsFiles};

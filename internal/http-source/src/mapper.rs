@@ -6,11 +6,12 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
+use bytes::Bytes;
 use hyper::HeaderMap;
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use stream_encoding::{Headers, MapError, Record, Rows};
+use stream_encoding::{ContentType, Headers, MapError, Record, Rows};
 
 use crate::route::Plan;
 
@@ -37,9 +38,31 @@ impl Received {
         }
     }
 
+    /// The same with the headers in the record, whatever needs them. For a request that many records are made of.
+    #[must_use]
+    pub fn with_headers(mut self) -> Self {
+        self.take_headers();
+        self
+    }
+
+    /// One of the records of a request: it shares everything but the body, which is JSON.
+    #[must_use]
+    pub fn of_batch(&self, body: Bytes) -> Self {
+        let mut one = self.clone();
+        one.record.body = body;
+        one.record.content_type = ContentType::Json;
+        one
+    }
+
     /// Puts the headers into the record if the plan reads them.
     pub fn prepare_for(&mut self, plan: &Plan) {
-        if plan.needs_headers() && !self.raw_headers.is_empty() {
+        if plan.needs_headers() {
+            self.take_headers();
+        }
+    }
+
+    fn take_headers(&mut self) {
+        if !self.raw_headers.is_empty() {
             let headers = std::mem::take(&mut self.raw_headers);
             let pairs = headers
                 .iter()

@@ -17,6 +17,8 @@ pub(crate) struct Metrics {
     pub bytes: IntCounter,
     /// Share of the memory budget that is in use.
     pub in_flight_bytes: IntGauge,
+    /// The memory budget.
+    pub in_flight_limit_bytes: IntGauge,
     /// Records per committed batch.
     pub batch_records: Histogram,
     /// Lanes with a task.
@@ -49,17 +51,24 @@ impl Metrics {
             requests: CLASSES.map(|class| requests.with_label_values(&[class])),
             records: register(
                 registry,
-                IntCounter::new("stream_http_source_records_total", "Records taken into batches.")?,
+                IntCounter::new("stream_http_source_records_total", "Records taken into batches. A faster rise means more load.")?,
             )?,
             bytes: register(
                 registry,
-                IntCounter::new("stream_http_source_body_bytes_total", "Bytes of the bodies of these records.")?,
+                IntCounter::new("stream_http_source_body_bytes_total", "Bytes of the bodies of these records. A faster rise means more load.")?,
             )?,
             in_flight_bytes: register(
                 registry,
                 IntGauge::new(
                     "stream_http_source_in_flight_bytes",
-                    "Memory held by requests that are not answered yet. At its limit new requests get 503.",
+                    "Memory held by requests that are not answered yet. A rise means that the disk is slower than the clients; at its limit new requests get 503.",
+                )?,
+            )?,
+            in_flight_limit_bytes: register(
+                registry,
+                IntGauge::new(
+                    "stream_http_source_in_flight_limit_bytes",
+                    "What requests that are not answered yet may hold. It changes with the configuration only.",
                 )?,
             )?,
             batch_records: register(
@@ -74,7 +83,7 @@ impl Metrics {
             )?,
             lanes: register(
                 registry,
-                IntGauge::new("stream_http_source_lanes", "Pairs of a source and a volume that records can take.")?,
+                IntGauge::new("stream_http_source_lanes", "Pairs of a source and a volume that records can take. A rise means more sources or volumes.")?,
             )?,
             lost_records: register(
                 registry,

@@ -1,28 +1,39 @@
 //! HTTP: which request is a record, what belongs to it, and the answer.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN, ALLOW,
     CONTENT_TYPE, HeaderName, HeaderValue, SERVER,
 };
 use hyper::{Method, Request};
-use stream_encoding::{ContentType, Headers, Record};
+use stream_encoding::{
+    BatchError, BatchFormat, BatchLimits, ContentType, Headers, MapError, Record,
+};
 use stream_model::{Clock, SessionId};
 use stream_node::Peer;
 use tokio::time::Instant;
 
-use crate::admission::{Admission, RECORD_OVERHEAD};
+use crate::admission::{Admission, RECORD_OVERHEAD, Reservation};
 use crate::answer::{self, Answer, Detail, NO_SOURCE, OVERLOADED, Refusal};
 use crate::body;
 use crate::dispatch::Dispatcher;
+use crate::forwarded::TrustedProxies;
+use crate::many::{self, Fate};
 use crate::mapper::Received;
 use crate::metrics::Metrics;
 use crate::table::{Entry, Table};
+
+/// The most records of a request.
+const MAX_BATCH_RECORDS: usize = 10_000;
+/// Bodies with many records up to this size are taken apart where they were received.
+const SPLIT_INLINE_BYTES: usize = 64 << 10;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const METHODS: HeaderValue = HeaderValue::from_static("OPTIONS, POST");
@@ -41,8 +52,14 @@ pub(crate) struct Receiver {
     pub clock: Arc<dyn Clock>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
-    /// The most bytes of a body.
+    /// The most bytes of request line and headers.
+    pub max_header: usize,
+    /// The most bytes of a body with one record.
     pub max_body: usize,
+    /// The most bytes of a body with many.
+    pub max_batch: usize,
+    /// The proxies that say who their clients are.
+    pub proxies: TrustedProxies,
     /// The most time for a body.
     pub timeout: Duration,
     /// Where request ids come from.
@@ -137,6 +154,10 @@ impl Receiver {
     }
 
     async fn route(&self, request: Request<Incoming>) -> Result<Answer, Refusal> {
+        if header_bytes(&request) > self.max_header {
+            let message = "Request line and headers are too long. Send less, or raise source.http.readBufferSize.";
+            return Err(Refusal::new(413, "headerTooLarge", message));
+        }
         match (Target::parse(request.uri().path()), request.method()) {
             (Target::HealthCheck, &Method::GET | &Method::HEAD) => Ok(answer::text(200, "OK")),
             (Target::HealthCheck, _) => Ok(not_allowed(HeaderValue::from_static("GET, HEAD"))),
@@ -173,58 +194,147 @@ impl Receiver {
         Ok(sources)
     }
 
-    /// Takes one record.
+    /// Takes one record, or many.
     async fn take(
         &self,
         request: Request<Incoming>,
         sources: &[Arc<Entry>],
     ) -> Result<Answer, Refusal> {
-        let detail = read_query(request.uri().query().unwrap_or(""))?;
+        let query = Query::read(request.uri().query().unwrap_or(""));
         let received_at = self.clock.now();
         let deadline = Instant::now() + self.timeout;
         let reserved = self.admission.reserve(RECORD_OVERHEAD);
         let mut reserved = reserved.ok_or_else(|| Refusal::later(503, "overloaded", OVERLOADED))?;
         let (parts, body) = request.into_parts();
-        let body = body::read(body, self.max_body, deadline, &mut reserved).await?;
-        let body = body::decode(&parts.headers, body, self.max_body, &mut reserved).await?;
         let content_type = parts
             .headers
             .get(CONTENT_TYPE)
             .and_then(|value| value.to_str().ok());
+        let batch = BatchFormat::of(content_type, query.batch);
+        let limit = batch.map_or(self.max_body, |_| self.max_batch);
+        let body = body::read(body, limit, deadline, &mut reserved).await?;
+        let (body, reserved) = body::decode(&parts.headers, body, limit, reserved).await?;
         let peer = parts.extensions.get::<Peer>();
         let record = Record {
             received_at,
             client_ip: peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| {
-                client_ip(peer.0.ip())
+                self.proxies.client(peer.0.ip(), &parts.headers)
             }),
             headers: Headers::default(),
             content_type: ContentType::parse(content_type),
             body,
         };
         let received = Received::new(record, parts.headers);
+        if let Some(format) = batch {
+            return self.take_many(format, received, reserved, sources).await;
+        }
         let reports = self.dispatcher.dispatch(sources, received, reserved).await;
-        Ok(answer::answer(&reports, detail))
+        Ok(answer::answer(&reports, query.detail))
+    }
+
+    /// Takes the records of a batch.
+    async fn take_many(
+        &self,
+        format: BatchFormat,
+        request: Received,
+        mut reserved: Reservation,
+        sources: &[Arc<Entry>],
+    ) -> Result<Answer, Refusal> {
+        let items = self.split(format, request.record.body.clone()).await?;
+        let mut records = Vec::with_capacity(items.len());
+        let mut unreadable = BTreeMap::new();
+        let request = request.with_headers();
+        for (index, item) in items.into_iter().enumerate() {
+            match item {
+                Ok(body) => {
+                    let bytes = body.len() + RECORD_OVERHEAD;
+                    if !reserved.grow(bytes) {
+                        return Err(Refusal::later(503, "overloaded", OVERLOADED));
+                    }
+                    let share = reserved.split(bytes);
+                    records.push((request.of_batch(body), share));
+                }
+                Err(error) => {
+                    unreadable.insert(index, error);
+                }
+            }
+        }
+        drop((request, reserved));
+        let count = records.len() + unreadable.len();
+        let mut reports = self
+            .dispatcher
+            .dispatch_many(sources, records)
+            .await
+            .into_iter();
+        let fates: Vec<Fate> = (0..count)
+            .map(|index| match unreadable.remove(&index) {
+                Some(error) => Fate::Unreadable(error),
+                None => Fate::Sent(reports.next().unwrap_or_default()),
+            })
+            .collect();
+        Ok(many::answer(&fates))
+    }
+
+    /// Takes the body of a batch apart: of a long one on a thread that may be busy for a while.
+    async fn split(
+        &self,
+        format: BatchFormat,
+        body: Bytes,
+    ) -> Result<Vec<Result<Bytes, MapError>>, Refusal> {
+        let limits = BatchLimits {
+            records: MAX_BATCH_RECORDS,
+            csv_as_json_bytes: 4 * self.max_batch,
+        };
+        let split = if body.len() <= SPLIT_INLINE_BYTES {
+            format.split(&body, limits)
+        } else {
+            let internal = |_| Refusal::new(500, "genericError", "The batch could not be read.");
+            tokio::task::spawn_blocking(move || format.split(&body, limits))
+                .await
+                .map_err(internal)?
+        };
+        split.map_err(|error| {
+            let (status, name) = match error {
+                BatchError::TooManyRecords { .. } | BatchError::TooLarge { .. } => {
+                    (413, "bodyTooLarge")
+                }
+                _ => (400, "badRequest"),
+            };
+            Refusal::new(status, name, format!("No record was written: {error}."))
+        })
     }
 }
 
-/// An IPv4 client of a dual-stack listener is shown as such.
-fn client_ip(peer: IpAddr) -> IpAddr {
-    peer.to_canonical()
+/// Bytes of request line and headers, as HTTP/1.1 writes them.
+fn header_bytes<B>(request: &Request<B>) -> usize {
+    let line =
+        request.method().as_str().len() + request.uri().path().len() + "  HTTP/1.1\r\n".len();
+    let query = request.uri().query().map_or(0, |query| query.len() + 1);
+    let headers = request.headers().iter();
+    let headers = headers.map(|(name, value)| name.as_str().len() + value.len() + ": \r\n".len());
+    line + query + headers.sum::<usize>()
 }
 
-fn read_query(query: &str) -> Result<Detail, Refusal> {
-    let mut detail = Detail::Short;
-    for pair in query.split('&') {
-        match pair {
-            "verbose=true" => detail = Detail::Verbose,
-            "batch=true" => {
-                let message = "Batches are not supported yet. Send one record per request, without batch=true.";
-                return Err(Refusal::new(400, "badRequest", message));
-            }
-            _ => {}
+/// What the URL asks for. Anything unknown is ignored: clients add what their own tools want.
+#[derive(Debug, PartialEq, Eq)]
+struct Query {
+    detail: Detail,
+    /// The body has many records.
+    batch: bool,
+}
+
+impl Query {
+    fn read(query: &str) -> Self {
+        let has = |wanted| query.split('&').any(|pair| pair == wanted);
+        Self {
+            detail: if has("verbose=true") {
+                Detail::Verbose
+            } else {
+                Detail::Short
+            },
+            batch: has("batch=true"),
         }
     }
-    Ok(detail)
 }
 
 fn options() -> Answer {
@@ -278,9 +388,19 @@ mod tests {
     }
 
     #[test]
-    fn only_the_exact_flag_asks_for_details() {
-        assert_eq!(read_query("a=1&verbose=true"), Ok(Detail::Verbose));
-        assert_eq!(read_query("verbose=false&xverbose=true"), Ok(Detail::Short));
-        assert!(read_query("batch=true").is_err_and(|refusal| refusal.status == 400));
+    fn only_the_exact_flags_count() {
+        let query = |detail, batch| Query { detail, batch };
+        assert_eq!(
+            Query::read("a=1&verbose=true"),
+            query(Detail::Verbose, false)
+        );
+        assert_eq!(
+            Query::read("verbose=false&xverbose=true&batch=1"),
+            query(Detail::Short, false)
+        );
+        assert_eq!(
+            Query::read("batch=true&verbose=true"),
+            query(Detail::Verbose, true)
+        );
     }
 }

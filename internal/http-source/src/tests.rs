@@ -1,5 +1,7 @@
 //! The HTTP interface, over real connections, against the model volume.
 
+mod many;
+
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -21,6 +23,7 @@ use stream_storage::wire::RefusalReason;
 use tokio_util::sync::CancellationToken;
 
 use crate::dispatch::Dispatcher;
+use crate::forwarded::TrustedProxies;
 use crate::receive::{Receiver, RequestIds};
 use crate::route::{PlannedSink, Ready, Route, State, Target};
 use crate::testing::{
@@ -44,6 +47,15 @@ impl Server {
     }
 
     async fn with(sinks: Vec<PlannedSink>, max_body: usize, rig: Rig) -> Self {
+        Self::behind(TrustedProxies::default(), sinks, max_body, rig).await
+    }
+
+    async fn behind(
+        proxies: TrustedProxies,
+        sinks: Vec<PlannedSink>,
+        max_body: usize,
+        rig: Rig,
+    ) -> Self {
         let slices: Vec<_> = (1..).take(sinks.len()).map(slice).collect();
         rig.route(sinks, &slices);
         let mapper = Arc::clone(&rig.mapper);
@@ -56,7 +68,10 @@ impl Server {
                 Timestamp::from_millis(0),
             )),
             metrics: Arc::clone(&rig.metrics),
+            max_header: 4000,
             max_body,
+            max_batch: 4 * max_body,
+            proxies,
             timeout: TIMEOUT,
             ids: RequestIds::new(SESSION),
         });
@@ -172,6 +187,8 @@ async fn a_record_is_written_before_it_is_acknowledged() {
         Some("text/plain; charset=utf-8")
     );
     assert_eq!(answer.header("x-stream-durability"), Some("disk"));
+    let position = format!("a={}:1, b={}:1", slice(1), slice(2));
+    assert_eq!(answer.header("x-stream-position"), Some(&*position));
     assert_eq!(answer.header("server"), Some("stream-service"));
     assert!(
         answer
@@ -216,6 +233,8 @@ async fn a_record_that_one_sink_refuses_is_in_the_others() {
     );
     let statuses = [0, 1].map(|sink| body["sources"][0]["sinks"][sink]["statusCode"].clone());
     assert_eq!(statuses, [json!(200), json!(422)]);
+    let position = format!("a={}:1", slice(1));
+    assert_eq!(answer.header("x-stream-position"), Some(&*position));
     assert_eq!(server.rig.volume.rows(slice(1)).len(), 1);
     assert!(server.rig.volume.rows(slice(2)).is_empty());
 }
@@ -360,6 +379,11 @@ async fn failures_of_the_volume_have_their_own_answers() {
     let server = Server::start(vec![body_sink("a", 1)]).await;
     for (reason, expected) in [
         (RefusalReason::DiskFull, error(507, "insufficientStorage")),
+        (RefusalReason::VolumeFull, error(507, "insufficientStorage")),
+        (
+            RefusalReason::SinkFull(slice(1)),
+            error(507, "insufficientStorage"),
+        ),
         (RefusalReason::Overloaded, error(503, "overloaded")),
         (RefusalReason::Stopping, error(503, "shutdown")),
     ] {
@@ -594,4 +618,32 @@ async fn two_volumes_share_the_load_and_a_resting_one_is_passed_over() {
         Some(volume_id(2))
     );
     loaded.outcome().await;
+}
+
+#[tokio::test]
+async fn trusted_proxies_say_who_their_client_is() {
+    for (trusted, expected) in [("127.0.0.0/8", "203.0.113.9"), ("10.0.0.0/8", "127.0.0.1")] {
+        let proxies = TrustedProxies::parse(&[trusted.to_owned()]).expect("valid");
+        let sinks = vec![sink("a", 1, ColumnKind::Ip)];
+        let server = Server::behind(proxies, sinks, 1000, Rig::new()).await;
+        let header = ("x-forwarded-for", "6.6.6.6, 203.0.113.9");
+        let answer = server.request("POST", PATH, header, "x").await;
+        assert_eq!(answer.status(), 200);
+        assert_eq!(
+            server.rig.volume.rows(slice(1)),
+            [format!("\"{expected}\"")]
+        );
+    }
+}
+
+#[tokio::test]
+async fn long_headers_are_refused_with_a_name() {
+    let server = Server::start(vec![body_sink("a", 1)]).await;
+    let send = async |length: usize| {
+        let value = "y".repeat(length);
+        server.request("POST", PATH, ("x-long", &value), "x").await
+    };
+    assert_eq!(send(3800).await.status(), 200);
+    assert_eq!(send(4000).await.error(), error(413, "headerTooLarge"));
+    assert_eq!(server.rig.volume.rows(slice(1)).len(), 1);
 }

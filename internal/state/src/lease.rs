@@ -9,9 +9,13 @@
 //! [`Lease::is_live`] turns false a quarter of the time to live before etcd lets the lease end, whatever the clocks of others
 //! say, so that whoever relies on it stops before somebody else begins.
 //!
+//! The registration of a volume is written by its newest incarnation only (`holder`).
+//!
 //! Each entry has a wanted and a stored value, with the revision at which etcd stored it; writers go on until both are the
 //! same. A write whose answer got lost may reach etcd later than a newer one; then the older value is shown until the next
 //! change. Registrations are for routing, and are compared by nobody.
+
+mod holder;
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -33,6 +37,8 @@ use crate::error::StateError;
 use crate::keyspace::Key;
 use crate::metrics::Operation;
 use crate::store::Store;
+
+pub(crate) use holder::Holder;
 
 /// The lease of a process. Clones are the same lease.
 #[derive(Clone)]
@@ -94,6 +100,15 @@ struct Entry {
     wanted: Value,
     /// What etcd has, as far as is known.
     stored: Option<Stored>,
+    /// Whose volume it is about.
+    holder: Option<Holder>,
+}
+
+/// What is to be written.
+struct Due {
+    value: Value,
+    lease: i64,
+    holder: Option<Holder>,
 }
 
 struct Stored {
@@ -279,15 +294,32 @@ impl Lease {
 
     /// Writes a registration, now and whenever the lease was lost. Does nothing when it is stored already.
     pub(crate) async fn put<T: Serialize>(&self, key: &Key, value: &T) -> Result<(), StateError> {
-        self.want(key, Some(codec::encode(value).into())).await
+        self.want(key, Some(codec::encode(value).into()), None)
+            .await
+    }
+
+    /// The same about a volume: not written, now or later, once somebody else has opened it.
+    pub(crate) async fn put_as_holder<T: Serialize>(
+        &self,
+        key: &Key,
+        value: &T,
+        holder: Holder,
+    ) -> Result<(), StateError> {
+        let wanted = Some(codec::encode(value).into());
+        self.want(key, wanted, Some(holder)).await
     }
 
     /// Removes a registration.
     pub(crate) async fn remove(&self, key: &Key) -> Result<(), StateError> {
-        self.want(key, None).await
+        self.want(key, None, None).await
     }
 
-    async fn want(&self, key: &Key, wanted: Value) -> Result<(), StateError> {
+    async fn want(
+        &self,
+        key: &Key,
+        wanted: Value,
+        holder: Option<Holder>,
+    ) -> Result<(), StateError> {
         let key = key.to_string();
         {
             let mut held = self.shared.held.lock();
@@ -295,10 +327,14 @@ impl Lease {
                 return Err(StateError::LeaseLost);
             }
             match held.entries.get_mut(&key) {
-                Some(entry) => entry.wanted = wanted,
+                Some(entry) => (entry.wanted, entry.holder) = (wanted, holder),
                 None => {
-                    let stored = None;
-                    held.entries.insert(key.clone(), Entry { wanted, stored });
+                    let entry = Entry {
+                        wanted,
+                        stored: None,
+                        holder,
+                    };
+                    held.entries.insert(key.clone(), entry);
                 }
             }
         }
@@ -308,11 +344,16 @@ impl Lease {
     /// Writes what is wanted until that is what etcd has.
     async fn settle(&self, key: &str) -> Result<(), StateError> {
         let _alone = self.shared.settling.lock().await;
-        while let Some((value, lease)) = self.unsettled(key) {
-            match self.write(key, value.clone(), lease).await {
-                Ok(revision) => self.note(key, lease, revision, value),
+        while let Some(due) = self.unsettled(key) {
+            match self.write(key, &due).await {
+                Ok(revision) => self.note(key, due.lease, revision, due.value),
                 // Replaced while this was on its way.
-                Err(StateError::LeaseLost) if self.id() != lease => {}
+                Err(StateError::LeaseLost) if self.id() != due.lease => {}
+                Err(error @ StateError::StaleIncarnation { .. }) => {
+                    // Whatever stands there is the other writer's.
+                    self.shared.held.lock().entries.remove(key);
+                    return Err(error);
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -322,18 +363,27 @@ impl Lease {
     async fn settle_all(&self) -> Result<(), StateError> {
         let keys: Vec<String> = self.shared.held.lock().entries.keys().cloned().collect();
         for key in keys {
-            self.settle(&key).await?;
+            match self.settle(&key).await {
+                Err(StateError::StaleIncarnation { volume, .. }) => {
+                    tracing::debug!(%volume, "not registered again, another writer has the volume");
+                }
+                settled => settled?,
+            }
         }
         Ok(())
     }
 
     /// The wanted value and the lease to write it under, when etcd does not have it yet. Forgets removed entries.
-    fn unsettled(&self, key: &str) -> Option<(Value, i64)> {
+    fn unsettled(&self, key: &str) -> Option<Due> {
         let mut held = self.shared.held.lock();
         let lease = held.id;
         let entry = held.entries.get(key)?;
         if !entry.is_settled(lease) {
-            return Some((entry.wanted.clone(), lease));
+            return Some(Due {
+                value: entry.wanted.clone(),
+                lease,
+                holder: entry.holder,
+            });
         }
         if entry.wanted.is_none() {
             held.entries.remove(key);
@@ -341,11 +391,14 @@ impl Lease {
         None
     }
 
-    async fn write(&self, key: &str, value: Value, lease: i64) -> Result<i64, StateError> {
-        let store = &self.shared.store;
+    async fn write(&self, key: &str, due: &Due) -> Result<i64, StateError> {
+        let (store, lease) = (&self.shared.store, due.lease);
+        if let (Some(value), Some(holder)) = (&due.value, due.holder) {
+            return self.write_as_holder(key, value, lease, holder).await;
+        }
         let full = store.full(key);
         let mut kv = store.kv();
-        let header = match value {
+        let header = match &due.value {
             Some(value) => {
                 let options = PutOptions::new().with_lease(lease);
                 let request = kv.put(full, value.to_vec(), Some(options));

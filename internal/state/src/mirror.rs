@@ -26,9 +26,9 @@ use crate::store::{Listed, RawEntry, Store};
 use crate::topology::Topology;
 
 /// How often etcd is asked for a sign of life.
-const PROBE: Duration = Duration::from_secs(2);
+pub(crate) const PROBE: Duration = Duration::from_secs(2);
 /// A watch from which nothing was heard for so long is given up and made again.
-const SILENCE: Duration = Duration::from_secs(6);
+pub(crate) const SILENCE: Duration = Duration::from_secs(6);
 /// Pause between a new list and the watch that follows it.
 const AFTER_LIST: Duration = Duration::from_millis(100);
 /// The number by which etcd says that an event is a deletion.

@@ -20,6 +20,7 @@ use stream_model::file::State;
 use stream_model::{FileId, Timestamp};
 use stream_node::{CancellationToken, Outcome, Reconciler, TaskError};
 use stream_state::{StateError, Task, TaskStatus, Topology, Versioned};
+use stream_storage::crash::{self, Point};
 use stream_storage::staging::StagingError;
 use tracing::{debug, warn};
 
@@ -183,6 +184,7 @@ impl Cleanup {
         if !self.emptied.lock().contains(&id) {
             for object in slices.iter().filter_map(|slice| slice.value.object()) {
                 self.context.staging.delete(object).await?;
+                crash::point(Point::ObjectDeleted);
             }
             self.emptied.lock().insert(id);
         }

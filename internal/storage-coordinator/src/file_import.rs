@@ -24,6 +24,7 @@ use stream_node::{
     Activator, CancellationToken, Jobs, Outcome, Reconciler, TaskError, Tasks, error_chain,
 };
 use stream_state::{StateError, Topology, Versioned};
+use stream_storage::crash::{self, Point};
 use stream_target::{ImportFile, TargetError};
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
@@ -127,10 +128,9 @@ impl FileImport {
                     .map(|slice| Versioned::clone(slice))
                     .collect();
                 let now = self.context.clock.now();
-                Ok(store
-                    .begin_import(&whole.file, &slices, now)
-                    .await?
-                    .revision)
+                let begun = store.begin_import(&whole.file, &slices, now).await?;
+                crash::point(Point::ImportBegun);
+                Ok(begun.revision)
             }
             Step::Move(Move { slice, from, to }) => {
                 let moved = store.move_slice(&slice, &from, &to).await?;
@@ -186,8 +186,10 @@ async fn run(context: &Context, whole: &Whole) -> Duration {
     let recorded = match import(context, whole).await {
         Ok(rows) => {
             let now = context.clock.now();
+            crash::point(Point::ImportCommitted);
             let completed = context.store.complete_import(&whole.file, now, rows).await;
             if completed.is_ok() {
+                crash::point(Point::ImportRecorded);
                 context.metrics.imported(rows, begun.elapsed());
                 let elapsed_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
                 info!(%sink, file = %id, rows, elapsed_ms, "file imported");

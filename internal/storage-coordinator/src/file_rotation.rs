@@ -27,6 +27,7 @@ use stream_model::trigger::Reason;
 use stream_model::{SinkKey, SliceId, Timestamp, VolumeId};
 use stream_node::{CancellationToken, Outcome, Reconciler, TaskError};
 use stream_state::{Topology, Versioned};
+use stream_storage::crash::{self, Point};
 use tracing::info;
 
 use crate::agenda::Agenda;
@@ -348,6 +349,7 @@ impl FileRotation {
                 let closed = store
                     .close_file(file, now, close.reason, closings, next)
                     .await?;
+                crash::point(Point::FileClosed);
                 let (sink, reason) = (&file.value.sink, close.reason);
                 info!(%sink, file = %file.value.id, ?reason, next = ?next_id, "file closed");
                 Ok(closed.file.revision)

@@ -16,6 +16,7 @@ use stream_model::statistics::Crossed;
 use stream_model::trigger::Reason;
 use stream_node::{CancellationToken, Outcome, Reconciler, TaskError};
 use stream_state::{StateError, Topology, Versioned};
+use stream_storage::crash::{self, Point};
 use tracing::debug;
 
 use crate::agenda::Agenda;
@@ -135,6 +136,7 @@ impl SliceRotation {
         let rotation = store
             .rotate_slice(&step.file, &step.slice, closing, successor)
             .await?;
+        crash::point(Point::SliceRotated);
         debug!(slice = %closed, successor = %opened, reason = ?step.reason, "slice rotated");
         Ok(rotation.closed.revision)
     }

@@ -12,6 +12,7 @@
 //! number in the state that every opening raises, holds it everywhere: seals and uploads under an old number are refused.
 
 mod changes;
+mod copies;
 mod discover;
 pub mod reader;
 pub mod writer;

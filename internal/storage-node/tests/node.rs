@@ -19,13 +19,13 @@ use stream_model::opening::{self, Opening};
 use stream_model::slice::{Closing, Slice, State};
 use stream_model::time::SystemClock;
 use stream_model::trigger::Reason;
-use stream_model::{Clock, SessionId, SliceId, VolumeId};
+use stream_model::{Clock, NodeId, SessionId, SliceId, VolumeId};
 use stream_node::{CancellationToken, Readiness, ReconcilerMetrics, Shutdown};
-use stream_state::{Lease, Mirror, Store, Topology, Versioned};
+use stream_state::{Lease, Mirror, Registration, Store, Topology, Versioned};
 use stream_storage::local::Options;
 use stream_storage::staging::{Content, Staging, StagingConfig};
 use stream_storage::wire::direct::Direct;
-use stream_storage::wire::{Answer, Batch, Connection, Opened, Part, Transport};
+use stream_storage::wire::{Answer, Batch, Connection, Opened, Part, Transport, Unknown};
 use stream_storage_node::reader::SliceFiles;
 use stream_storage_node::{
     Reader, ReaderDeps, ReaderOptions, Writer, WriterDeps, WriterError, WriterOptions,
@@ -466,13 +466,25 @@ async fn a_writer_that_was_superseded_gives_the_volume_up() {
     let running = machine.writer().await;
     let slice = machine.sink(running.volume()).await;
     machine.wait_for_state(slice.id, "writing").await;
-    let other = "b".parse().expect("valid node");
+    let connection = running.connect().await;
+    running.opened(&*connection, slice.id).await;
+    let volume = running.volume();
+    let other: NodeId = "b".parse().expect("valid node");
+    let raised = machine.store.raise_incarnation(volume, &other).await;
+    let registration = Registration {
+        node: other,
+        kind: "default".to_owned(),
+        label: "copy".to_owned(),
+        incarnation: raised.expect("raised"),
+    };
+    let lease = machine.store.grant_lease(Duration::from_secs(600)).await;
+    let lease = lease.expect("granted");
     machine
         .store
-        .raise_incarnation(running.volume(), &other)
+        .register_volume(&lease, volume, registration.clone())
         .await
-        .expect("raised");
-    machine.rotate(slice.id).await;
+        .expect("registered");
+    // There is nothing to seal: it has to learn that by itself.
     let given_up = async {
         while !running.writer.volumes().volumes().is_empty() {
             tokio::task::yield_now().await;
@@ -481,13 +493,10 @@ async fn a_writer_that_was_superseded_gives_the_volume_up() {
     tokio::time::timeout(PATIENCE, given_up)
         .await
         .expect("given up");
+    let answer = connection.append(batch(&slice, 1, &["late"])).await;
+    assert_eq!(answer, Err(Unknown), "nothing is promised any more");
+    machine.rotate(slice.id).await;
     assert!(!machine.readiness.is_ready());
-    let registered = machine.store.volumes().await.expect("readable");
-    assert_eq!(
-        registered.len(),
-        1,
-        "the registration is the other writer's"
-    );
     let state = machine.mirror.read(|topology| {
         topology
             .slice(slice.id)
@@ -499,6 +508,29 @@ async fn a_writer_that_was_superseded_gives_the_volume_up() {
         "nothing was sealed under the old incarnation"
     );
     running.stop().await;
+    let registered = machine.store.volumes().await.expect("readable");
+    assert_eq!(
+        registered,
+        [(volume, registration)],
+        "the registration is the other writer's"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_volume_and_its_copy_are_not_opened() {
+    let machine = Machine::start().await;
+    machine.writer().await.stop().await;
+    let volumes = machine.dir.path().join("volumes/default");
+    std::fs::create_dir(volumes.join("copy")).expect("created");
+    let id = volumes.join("local/volume-id");
+    std::fs::copy(id, volumes.join("copy/volume-id")).expect("copied");
+    let refused = machine.try_writer(machine.options()).await;
+    let error = refused.err().expect("there is nothing else").to_string();
+    for word in ["default/local", "default/copy", "move the copy away"] {
+        assert!(error.contains(word), "{word} is not in: {error}");
+    }
+    std::fs::rename(volumes.join("copy"), machine.dir.path().join("away")).expect("moved");
+    machine.writer().await.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -517,15 +549,15 @@ async fn a_writer_without_volumes_says_what_to_do() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_volume_that_is_in_use_is_refused_but_does_not_stop_the_others() {
-    let machine = Machine::start().await;
+async fn a_volume_that_is_in_use_is_taken_over_when_it_is_free_and_does_not_stop_the_others() {
+    let mut machine = Machine::start().await;
     let first = machine.writer().await;
-    let error = machine
-        .try_writer(machine.options())
-        .await
-        .err()
-        .expect("it is in use");
-    assert_eq!(error.kind(), stream_model::ErrorKind::Conflict);
+    // Each process has its own.
+    machine.readiness = Readiness::new();
+    let waiting = machine.writer().await;
+    assert!(!machine.readiness.is_ready(), "it has none");
+    waiting.stop().await;
+    machine.readiness = Readiness::new();
     std::fs::create_dir_all(machine.dir.path().join("volumes/ssd/second")).expect("created");
     let second = machine
         .try_writer(machine.options())
@@ -533,6 +565,27 @@ async fn a_volume_that_is_in_use_is_refused_but_does_not_stop_the_others() {
         .expect("one volume is free");
     assert_eq!(second.writer.volumes().volumes().len(), 1);
     assert!(!machine.readiness.is_ready(), "one volume is missing");
-    second.stop().await;
+    let volume = first.volume();
+    let number = async || {
+        let stored = machine.store.incarnation(volume).await;
+        stored.expect("readable").map(|stored| stored.number)
+    };
+    assert_eq!(number().await, Some(1));
     first.stop().await;
+    let taken_over = async {
+        while second.writer.volumes().volumes().len() < 2 || !machine.readiness.is_ready() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), taken_over)
+        .await
+        .unwrap_or_else(|_| {
+            panic!(
+                "not taken over: {:?} {:?}",
+                second.writer.volumes().volumes(),
+                machine.readiness.report()
+            )
+        });
+    assert_eq!(number().await, Some(2));
+    second.stop().await;
 }

@@ -172,6 +172,8 @@ impl Common {
                 checkpoint_bytes: level.journal.checkpoint_size.0,
                 max_journal_bytes: level.journal.max_size.0,
                 reserve_bytes: level.reserve.0,
+                max_bytes: level.volume.max_size.map(|size| size.0),
+                max_sink_bytes: level.sink.max_size.map(|size| size.0),
                 metrics: local::Metrics::register(&self.registry)?,
                 ..local::Options::new(PathBuf::new(), Arc::clone(&self.clock))
             },

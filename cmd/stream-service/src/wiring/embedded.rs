@@ -25,6 +25,11 @@ const GAUGES: &[(&str, &str, Read)] = &[
         |stats| whole(stats.database_bytes),
     ),
     (
+        "stream_embedded_state_ballast_bytes",
+        "Length of the file that is kept for a full disk. A fall to 0: the disk was so full that it was given up",
+        |stats| whole(stats.ballast_bytes),
+    ),
+    (
         "stream_embedded_state_watchers",
         "Those who follow the changes. A steady rise: connections are not closed",
         |stats| count(stats.watchers),
@@ -41,7 +46,7 @@ const GAUGES: &[(&str, &str, Read)] = &[
     ),
     (
         "stream_embedded_state_longest_commit_seconds",
-        "The slowest commit since the start",
+        "The slowest commit since the start. A rise: the disk has stalled",
         |stats| stats.longest_commit.as_secs_f64(),
     ),
 ];
@@ -50,7 +55,7 @@ const GAUGES: &[(&str, &str, Read)] = &[
 const COUNTERS: &[(&str, &str, Read)] = &[
     (
         "stream_embedded_state_commits_total",
-        "Commits, each with one sync of the disk",
+        "Commits, each with one sync of the disk. A faster rise: more sinks, or something is rewritten all the time",
         |stats| whole(stats.commits),
     ),
     (

@@ -19,6 +19,7 @@
 //! second sync).
 
 mod error;
+mod room;
 mod row;
 #[cfg(test)]
 pub(crate) mod simulated;
@@ -37,6 +38,7 @@ use redb::{
     TableDefinition,
 };
 
+use self::room::Room;
 use crate::directory::{self, DirectoryLock};
 use crate::mvcc::{Change, RowId};
 
@@ -94,6 +96,8 @@ pub(crate) struct Disk {
     /// Taken when it is closed.
     database: Option<Database>,
     path: PathBuf,
+    /// None for a disk that is only simulated.
+    room: Option<Room>,
     // Dropped after the database: nobody else may open the file before redb has closed it.
     _directory: DirectoryLock,
 }
@@ -115,10 +119,14 @@ impl Disk {
         if !exists {
             create(dir, &path)?;
         }
+        let mut room = Room::find(dir, &path);
         let (database, contents) = open_and_read(&path, |builder| builder.open(&path))?;
+        // An unclean stop leaves the file longer than it is after the repair.
+        room.look();
         let disk = Self {
             database: Some(database),
             path,
+            room: Some(room),
             _directory: lock,
         };
         Ok((disk, contents))
@@ -168,6 +176,18 @@ impl Disk {
     /// What the file occupies; 0 when the system does not tell.
     pub(crate) fn bytes(&self) -> u64 {
         fs::metadata(&self.path).map_or(0, |metadata| metadata.len())
+    }
+
+    /// Keeps or gives up room on the disk, as there is. Before a commit.
+    pub(crate) fn look_for_room(&mut self) {
+        if let Some(room) = &mut self.room {
+            room.look();
+        }
+    }
+
+    /// Bytes that are kept beside the file for a full disk.
+    pub(crate) fn ballast_bytes(&self) -> u64 {
+        self.room.as_ref().map_or(0, Room::bytes)
     }
 
     pub(crate) fn path(&self) -> &Path {

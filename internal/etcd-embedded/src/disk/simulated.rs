@@ -146,6 +146,7 @@ impl Platter {
         let disk = Disk {
             database: Some(database),
             path,
+            room: None,
             _directory: lock,
         };
         Ok((disk, contents))

@@ -25,12 +25,13 @@ use stream_model::{SliceId, Timestamp};
 use stream_storage::wire;
 use tokio::time::Instant;
 
-pub(crate) use sent::{Bound, Cause, InFlight, Unwritten, Verdict};
+pub(crate) use sent::{Bound, Cause, InFlight, Place, Unwritten, Verdict};
 
 use crate::admission::Reservation;
 use crate::completion::{Completion, Failure, Outcome, Rejected, Ticket};
 use crate::frames;
 use crate::mapper::{Mapped, Mapper, Received};
+use crate::position::Positions;
 use crate::route::{Plan, Target};
 
 /// Buffers larger than this are not kept for the next batch, so that a thousand idle sources do not hold on to memory.
@@ -93,10 +94,20 @@ struct Promise {
 
 impl Promise {
     fn settle(&self, written: Result<Durability, Failure>, rejected: Rejected) {
+        self.settle_at(written, rejected, Positions::default());
+    }
+
+    fn settle_at(
+        &self,
+        written: Result<Durability, Failure>,
+        rejected: Rejected,
+        positions: Positions,
+    ) {
         self.completion.settle(Outcome {
             written,
             plan: Arc::clone(&self.plan),
             rejected,
+            positions,
         });
     }
 }
@@ -377,10 +388,13 @@ impl Packed {
             frames,
         } = self;
         let mut parts = Vec::with_capacity(frames.len());
-        for ((rows, target), frame) in gathered.rows.iter().zip(&*targets).zip(frames) {
+        let mut sinks = Vec::with_capacity(frames.len());
+        let columns = gathered.rows.iter().zip(&*targets).zip(frames);
+        for (sink, ((rows, target), frame)) in columns.enumerate() {
             let Some((first_at, last_at)) = rows.times else {
                 continue;
             };
+            sinks.push(sink);
             parts.push(wire::Part {
                 slice: target.slice,
                 seq: next(target.slice),
@@ -396,6 +410,7 @@ impl Packed {
         Bound {
             gathered,
             batch: wire::Batch { parts },
+            sinks,
             durability: weakest.unwrap_or(Durability::Disk),
         }
     }

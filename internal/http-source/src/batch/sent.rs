@@ -10,12 +10,15 @@ use tokio::time::Instant;
 use super::{Buffers, Gathered};
 use crate::completion::Failure;
 use crate::link::Linked;
+use crate::position::Positions;
 
 /// A batch that is bound to slices of one volume and ready to be sent.
 #[must_use = "its numbers are used: a bound batch must be sent"]
 pub(crate) struct Bound {
     pub(super) gathered: Gathered,
     pub(super) batch: wire::Batch,
+    /// The position in the plan of the sink of each part.
+    pub(super) sinks: Vec<usize>,
     pub(super) durability: Durability,
 }
 
@@ -25,6 +28,7 @@ impl Bound {
         let Self {
             mut gathered,
             batch,
+            sinks,
             durability,
         } = self;
         let places = batch.parts.iter().map(|part| Place {
@@ -37,6 +41,7 @@ impl Bound {
         InFlight {
             gathered,
             places,
+            sinks,
             durability,
             pending,
             generation: link.generation,
@@ -93,6 +98,8 @@ pub(crate) enum Cause {
 pub(crate) struct InFlight {
     gathered: Gathered,
     places: Vec<Place>,
+    /// The position in the plan of the sink of each place.
+    sinks: Vec<usize>,
     durability: Durability,
     pending: Pending<Answer>,
     generation: u64,
@@ -148,7 +155,10 @@ impl InFlight {
     /// Answers that the batch is written.
     pub fn commit(mut self) -> Buffers {
         let rejected = std::mem::take(&mut self.gathered.rejected);
-        self.gathered.promise.settle(Ok(self.durability), rejected);
+        let sinks = std::mem::take(&mut self.sinks).into_iter();
+        let positions = Positions::new(sinks.zip(self.places).collect());
+        let promise = &self.gathered.promise;
+        promise.settle_at(Ok(self.durability), rejected, positions);
         self.gathered.into_buffers()
     }
 

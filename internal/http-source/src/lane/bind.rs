@@ -9,7 +9,7 @@ use stream_storage::wire::Opened;
 use tokio::time::Instant;
 use tracing::{debug, error};
 
-use super::owner::{MAX_ASKING, MAX_PAUSE, Owner};
+use super::owner::{MAX_ASKING, MAX_PAUSE, Owner, Suspect};
 use crate::batch::{Bound, Gathered, InFlight};
 use crate::completion::Failure;
 use crate::frames::offload;
@@ -195,6 +195,27 @@ impl Owner {
         match self.hand_over(batch) {
             Ok(()) => Obstacle::Settled,
             Err(batch) => self.hold_on(batch),
+        }
+    }
+
+    /// While this volume cannot be reached, what it certainly does not hold goes to others: nobody should wait for what
+    /// became of somebody else's records.
+    pub(super) fn pass_on(&mut self) {
+        if !self.lane.is_resting() {
+            return;
+        }
+        for suspect in std::mem::take(&mut self.suspects) {
+            let kept = match suspect {
+                Suspect::Unwritten(batch) => self.hand_over(batch).err().map(Suspect::Unwritten),
+                unknown @ Suspect::Unknown(_) => Some(unknown),
+            };
+            self.suspects.extend(kept);
+        }
+        while let Some(batch) = self.queue.pop_front().or_else(|| self.lane.take(0)) {
+            if let Err(batch) = self.hand_over(batch) {
+                self.queue.push_front(batch);
+                return;
+            }
         }
     }
 

@@ -15,7 +15,7 @@ use tracing::{debug, error};
 
 use super::owner::{MAX_ASKING, Owner, Suspect, at, news};
 use crate::batch::{Cause, Gathered, InFlight, Unwritten, Verdict};
-use crate::completion::Failure;
+use crate::completion::{Failure, Shortage};
 use crate::route::Fate;
 
 /// What to do with a refused batch.
@@ -24,6 +24,8 @@ enum Remedy {
     Again,
     /// Send it again after a pause.
     AgainLater,
+    /// Give it to another volume; without one send it again after a pause.
+    Elsewhere,
     /// Give up here.
     GiveUp(Failure),
 }
@@ -31,10 +33,11 @@ enum Remedy {
 fn remedy(reason: RefusalReason) -> Remedy {
     match reason {
         RefusalReason::OutOfOrder | RefusalReason::Superseded => Remedy::Again,
-        RefusalReason::UnknownSlice(_)
-        | RefusalReason::TooManySessions(_)
-        | RefusalReason::WriteFailed => Remedy::AgainLater,
-        RefusalReason::DiskFull => Remedy::GiveUp(Failure::InsufficientStorage),
+        RefusalReason::UnknownSlice(_) | RefusalReason::TooManySessions(_) => Remedy::AgainLater,
+        RefusalReason::WriteFailed => Remedy::Elsewhere,
+        RefusalReason::DiskFull => Remedy::GiveUp(Failure::InsufficientStorage(Shortage::Disk)),
+        RefusalReason::VolumeFull => Remedy::GiveUp(Failure::InsufficientStorage(Shortage::Volume)),
+        RefusalReason::SinkFull(_) => Remedy::GiveUp(Failure::InsufficientStorage(Shortage::Sink)),
         RefusalReason::Overloaded => Remedy::GiveUp(Failure::Overloaded),
         RefusalReason::Stopping => Remedy::GiveUp(Failure::Shutdown),
         RefusalReason::Malformed(_) => Remedy::GiveUp(Failure::Internal),
@@ -60,6 +63,7 @@ impl Owner {
                 self.settle_by_volume().await;
             }
             if self.is_unsettled() {
+                self.pass_on();
                 let until = Instant::now() + self.next_pause();
                 let mut changes = self.news.clone();
                 let wait = async {
@@ -132,7 +136,17 @@ impl Owner {
                 self.hold = Some(Instant::now() + self.next_pause());
                 self.suspects.push_back(Suspect::Unwritten(batch));
             }
+            Remedy::Elsewhere => self.go_elsewhere(batch),
             Remedy::GiveUp(failure) => self.give_up(batch, failure),
+        }
+    }
+
+    /// The disk of this volume fails. Another volume takes the batch; else it waits for this one.
+    fn go_elsewhere(&mut self, batch: Gathered) {
+        self.lane.rest();
+        if let Err(batch) = self.hand_over(batch) {
+            self.hold = Some(Instant::now() + self.next_pause());
+            self.suspects.push_back(Suspect::Unwritten(batch));
         }
     }
 

@@ -4,10 +4,11 @@ use stream_model::level::Durability;
 use stream_storage::wire::RefusalReason;
 
 use super::*;
-use crate::completion::Failure;
-use crate::route::{Fate, Route, State};
+use crate::completion::{Failure, Shortage};
+use crate::route::{Fate, Ready, Route, State, VolumeRoute};
 use crate::testing::{
-    Act, ModelDirectory, ModelVolume, Rig, TIMEOUT, body_sink, path_sink, slice, source,
+    Act, ModelDirectory, ModelVolume, Rig, TIMEOUT, body_sink, path_sink, slice, source, target,
+    volume_id,
 };
 
 const WRITTEN: Result<Durability, Failure> = Ok(Durability::Disk);
@@ -102,7 +103,18 @@ async fn refused_write_is_tried_again_with_the_same_rows() {
 #[tokio::test(start_paused = true)]
 async fn a_refusal_that_waiting_does_not_cure_is_answered_at_once() {
     for (reason, failure) in [
-        (RefusalReason::DiskFull, Failure::InsufficientStorage),
+        (
+            RefusalReason::DiskFull,
+            Failure::InsufficientStorage(Shortage::Disk),
+        ),
+        (
+            RefusalReason::VolumeFull,
+            Failure::InsufficientStorage(Shortage::Volume),
+        ),
+        (
+            RefusalReason::SinkFull(slice(1)),
+            Failure::InsufficientStorage(Shortage::Sink),
+        ),
         (RefusalReason::Overloaded, Failure::Overloaded),
         (RefusalReason::Stopping, Failure::Shutdown),
         (RefusalReason::Malformed("x"), Failure::Internal),
@@ -341,6 +353,58 @@ async fn a_batch_moves_to_another_volume_when_the_first_is_full_or_drained() {
     assert_eq!(other.volume.rows(slice(2)), quoted(&["1"]));
     assert!(rig.lane.is_resting());
     assert_eq!((rig.lane.outstanding(), other.lane.outstanding()), (0, 0));
+}
+
+/// Two volumes for the same source, each with a lane.
+fn two_volumes() -> (Rig, Rig) {
+    let directory = ModelDirectory::new();
+    let rig = Rig::with(ModelVolume::new(1), directory.clone(), 1);
+    let other = Rig::with(ModelVolume::new(2), directory, 2);
+    rig.volume.open_slice(slice(1));
+    other.volume.open_slice(slice(2));
+    let volumes = [(1, &rig), (2, &other)].map(|(id, rig)| VolumeRoute {
+        volume: volume_id(id),
+        lane: rig.lane.clone(),
+        targets: [target(slice(id))].into(),
+    });
+    rig.directory.set_route(Route {
+        source: source(),
+        secret: stream_model::Secret::new("s".to_owned()),
+        state: State::Ready(Ready {
+            plan: Arc::new(Plan::new(vec![body_sink("a", 1)])),
+            volumes: volumes.to_vec(),
+        }),
+    });
+    (rig, other)
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_failing_disk_refuses_another_volume_takes_at_once() {
+    let (rig, other) = two_volumes();
+    rig.volume.script([Act::Refuse(RefusalReason::WriteFailed)]);
+    let start = Instant::now();
+    let ticket = rig.append("1");
+    assert_eq!(ticket.outcome().await.written, WRITTEN);
+    assert_eq!(start.elapsed(), Duration::ZERO);
+    assert_eq!(other.volume.rows(slice(2)), quoted(&["1"]));
+    assert!(rig.volume.rows(slice(1)).is_empty() && rig.lane.is_resting());
+}
+
+#[tokio::test(start_paused = true)]
+async fn records_do_not_wait_for_what_became_of_others_on_a_volume_that_is_gone() {
+    let (rig, other) = two_volumes();
+    rig.volume.hold();
+    rig.volume.script([Act::LoseBatch]);
+    let lost = rig.append("1");
+    rig.volume.received(1).await;
+    let waiting = rig.append("2");
+    let start = Instant::now();
+    rig.volume.with(|state| state.down = true);
+    rig.volume.release();
+    assert_eq!(waiting.outcome().await.written, WRITTEN);
+    assert!(start.elapsed() < Duration::from_millis(200));
+    assert_eq!(other.volume.rows(slice(2)), quoted(&["2"]));
+    assert_eq!(lost.outcome().await.written, Err(Failure::OutcomeUnknown));
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,23 +1,15 @@
 //! One connection: hyper's state machine, its timeouts and its orderly end.
-//!
-//! hyper has a timer for headers, but it allocates and registers it anew for every request. Here
-//! one timer per connection looks now and then at what the socket and the service have noted down,
-//! which costs a request two clock readings and no timer.
 
-use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll};
-use std::time::Duration;
 
 use hyper::body::{Body, Incoming};
-use hyper::server::conn::http1;
+use hyper::rt::Executor;
+use hyper::server::conn::{http1, http2};
 use hyper::service::Service;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -25,41 +17,40 @@ use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TrackedFuture;
 use tracing::debug;
 
+use super::pulse::{Limits, Pulse, Verdict};
+use super::tls::Tls;
+use super::transport::{Transport, Version};
 use super::{Peer, ServeOptions};
 use crate::tasks::TaskError;
 
+/// Requests that a client may have under way on one HTTP/2 connection.
+const MAX_STREAMS: u32 = 256;
+/// What a client may send ahead on one stream, and on one connection. Bodies are read as they come, and counted by the
+/// service; this is what hyper holds before that.
+const STREAM_WINDOW: u32 = 256 << 10;
+const CONNECTION_WINDOW: u32 = 1 << 20;
+
 /// What all connections of a listener have in common.
 pub(super) struct Handler<S> {
-    builder: http1::Builder,
+    http1: http1::Builder,
+    http2: http2::Builder<Streams>,
+    tls: Option<Tls>,
     service: S,
     limits: Limits,
     stop: CancellationToken,
     cut: CancellationToken,
 }
 
-#[derive(Clone, Copy)]
-struct Limits {
-    header: Duration,
-    idle: Duration,
-}
-
-impl Limits {
-    /// How often a connection is looked at.
-    fn interval(self) -> Duration {
-        self.header.min(self.idle)
-    }
-}
-
 impl<S, B> Handler<S>
 where
-    S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
+    S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + Sync + 'static,
     S::Future: Send + 'static,
     S::Error: Into<TaskError>,
     B: Body + Send + 'static,
     B::Data: Send,
     B::Error: Into<TaskError>,
 {
-    /// `stop` asks connections to end after the request in flight, `cut` ends them at once.
+    /// `stop` asks connections to end after the requests in flight, `cut` ends them at once.
     pub(super) fn new(
         options: &ServeOptions,
         service: S,
@@ -68,16 +59,28 @@ where
     ) -> Self {
         // Not `pipeline_flush`: it holds back an answer while bytes of the client are unread, that
         // is answers given before the body was read, and 400 and 431.
-        let mut builder = http1::Builder::new();
-        builder
+        let mut http1 = http1::Builder::new();
+        http1
             .max_header_size(options.header_limit)
             .header_read_timeout(None);
+        let streams = Streams {
+            cut: cut.clone(),
+            running: TaskTracker::new(),
+        };
+        let mut http2 = http2::Builder::new(streams);
+        http2
+            .max_header_list_size(u32::try_from(options.header_limit).unwrap_or(u32::MAX))
+            .max_concurrent_streams(MAX_STREAMS)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW);
         let limits = Limits {
             header: options.header_timeout,
             idle: options.idle_timeout,
         };
         Self {
-            builder,
+            http1,
+            http2,
+            tls: options.tls.clone(),
             service,
             limits,
             stop,
@@ -86,44 +89,103 @@ where
     }
 
     /// Serves one connection to its end.
-    pub(super) fn serve(
-        &self,
-        stream: TcpStream,
-        peer: SocketAddr,
-    ) -> impl Future<Output = ()> + Send + 'static {
+    pub(super) async fn serve(self: Arc<Self>, stream: TcpStream, peer: SocketAddr) {
         // Answers are small and complete: waiting for more to send would only delay them. Not vital
         // if refused.
         let _ = stream.set_nodelay(true);
         let pulse = Arc::new(Pulse::new());
-        let io = TokioIo::new(Observed {
-            stream,
-            pulse: Arc::clone(&pulse),
-        });
+        // Children: the hot path checks for cancellation, and the lock of a common token would be
+        // contended.
+        let (stop, cut) = (self.stop.child_token(), self.cut.child_token());
+        let begin = Transport::begin(stream, self.tls.as_ref(), Arc::clone(&pulse));
+        let begin = tokio::time::timeout(self.limits.header, begin);
+        let (transport, version) = match stop.run_until_cancelled(begin).await {
+            // Nothing was asked yet, so nothing is cut off.
+            None | Some(Err(_)) => return,
+            Some(Ok(Err(error))) => {
+                debug!(%peer, %error, "connection did not begin");
+                return;
+            }
+            Some(Ok(Ok(begun))) => begun,
+        };
+        let io = TokioIo::new(transport);
         let service = Attended {
             service: self.service.clone(),
             peer,
             pulse: Arc::clone(&pulse),
         };
-        let connection = self.builder.serve_connection(io, service);
-        // Children: the hot path checks for cancellation, and the lock of a common token would be
-        // contended.
-        let (stop, cut) = (self.stop.child_token(), self.cut.child_token());
-        drive(connection, pulse, self.limits, stop, cut)
+        match version {
+            Version::Http1 => {
+                let connection = self.http1.serve_connection(io, service);
+                drive(connection, pulse, self.limits, stop, cut).await;
+            }
+            Version::Http2 => {
+                let connection = self.http2.serve_connection(io, service);
+                drive(connection, pulse, self.limits, stop, cut).await;
+            }
+        }
     }
 }
 
-async fn drive<S, B>(
-    connection: http1::Connection<TokioIo<Observed>, Attended<S>>,
-    pulse: Arc<Pulse>,
-    limits: Limits,
-    stop: CancellationToken,
-    cut: CancellationToken,
-) where
-    S: Service<Request<Incoming>, Response = Response<B>> + Send + 'static,
+/// A connection of either version.
+trait Exchange: Future<Output = hyper::Result<()>> {
+    /// Takes no more requests, and ends when those under way are answered.
+    fn finish(self: Pin<&mut Self>);
+}
+
+impl<S, B> Exchange for http1::Connection<TokioIo<Transport>, Attended<S>>
+where
+    S: Service<Request<Incoming>, Response = Response<B>>,
     S::Error: Into<TaskError>,
     B: Body + 'static,
     B::Error: Into<TaskError>,
 {
+    fn finish(self: Pin<&mut Self>) {
+        self.graceful_shutdown();
+    }
+}
+
+impl<S, B> Exchange for http2::Connection<TokioIo<Transport>, Attended<S>, Streams>
+where
+    S: Service<Request<Incoming>, Response = Response<B>>,
+    S::Future: Send + 'static,
+    S::Error: Into<TaskError>,
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<TaskError>,
+{
+    fn finish(self: Pin<&mut Self>) {
+        self.graceful_shutdown();
+    }
+}
+
+/// Runs the requests of HTTP/2 connections, each in a task of its own. They end with the connections: those are cut together.
+#[derive(Clone)]
+pub(super) struct Streams {
+    cut: CancellationToken,
+    running: TaskTracker,
+}
+
+impl<F> Executor<F> for Streams
+where
+    F: Future + Send + 'static,
+    F::Output: Send,
+{
+    fn execute(&self, stream: F) {
+        let cut = self.cut.clone();
+        self.running.spawn(async move {
+            cut.run_until_cancelled(stream).await;
+        });
+    }
+}
+
+async fn drive(
+    connection: impl Exchange,
+    pulse: Arc<Pulse>,
+    limits: Limits,
+    stop: CancellationToken,
+    cut: CancellationToken,
+) {
     let mut connection = pin!(connection);
     let mut check = pin!(tokio::time::sleep(limits.interval()));
     let mut closing = false;
@@ -133,7 +195,7 @@ async fn drive<S, B>(
             () = cut.cancelled() => return,
             () = stop.cancelled(), if !closing => {
                 closing = true;
-                connection.as_mut().graceful_shutdown();
+                connection.as_mut().finish();
             }
             outcome = connection.as_mut() => {
                 if let Err(error) = outcome {
@@ -150,152 +212,11 @@ async fn drive<S, B>(
                 Verdict::Idle if closing => return,
                 Verdict::Idle => {
                     closing = true;
-                    connection.as_mut().graceful_shutdown();
+                    connection.as_mut().finish();
                     check.as_mut().reset(Instant::now() + limits.interval());
                 }
             },
         }
-    }
-}
-
-/// What the connection has been doing lately. Written by its socket and service, read by its timer.
-///
-/// All of them run in the task of the connection; atomics only because hyper owns two of the three.
-struct Pulse {
-    opened: Instant,
-    /// Requests in the service.
-    serving: TaskTracker,
-    /// When the first byte of the next request came, in milliseconds after `opened`; `NONE` between
-    /// requests.
-    head: AtomicU64,
-    /// When something was last written or a request was complete, in milliseconds after `opened`.
-    progress: AtomicU64,
-}
-
-const NONE: u64 = u64::MAX;
-
-enum Verdict {
-    Wait(Duration),
-    /// The head of a request takes too long.
-    Late,
-    /// Nothing happens.
-    Idle,
-}
-
-impl Pulse {
-    fn new() -> Self {
-        Self {
-            opened: Instant::now(),
-            serving: TaskTracker::new(),
-            // A client that connects and says nothing is late, not idle.
-            head: AtomicU64::new(0),
-            progress: AtomicU64::new(0),
-        }
-    }
-
-    fn now(&self) -> u64 {
-        u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(NONE - 1)
-    }
-
-    fn bytes_read(&self) {
-        if self.head.load(Ordering::Relaxed) == NONE && self.serving.is_empty() {
-            self.head.store(self.now(), Ordering::Relaxed);
-        }
-    }
-
-    fn bytes_written(&self) {
-        self.progress.store(self.now(), Ordering::Relaxed);
-    }
-
-    fn head_complete(&self) {
-        self.head.store(NONE, Ordering::Relaxed);
-        self.progress.store(self.now(), Ordering::Relaxed);
-    }
-
-    fn verdict(&self, limits: Limits) -> Verdict {
-        if !self.serving.is_empty() {
-            return Verdict::Wait(limits.interval());
-        }
-        let head = self.head.load(Ordering::Relaxed);
-        let (since, limit, over) = if head == NONE {
-            (
-                self.progress.load(Ordering::Relaxed),
-                limits.idle,
-                Verdict::Idle,
-            )
-        } else {
-            (head, limits.header, Verdict::Late)
-        };
-        let passed = Duration::from_millis(self.now().saturating_sub(since));
-        match limit.checked_sub(passed) {
-            // A rest of less than a millisecond is not worth another look.
-            Some(rest) if rest >= Duration::from_millis(1) => {
-                Verdict::Wait(rest.min(limits.interval()))
-            }
-            _ => over,
-        }
-    }
-}
-
-/// The socket, noting when bytes move.
-struct Observed {
-    stream: TcpStream,
-    pulse: Arc<Pulse>,
-}
-
-impl AsyncRead for Observed {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        let outcome = Pin::new(&mut self.stream).poll_read(cx, buf);
-        if buf.filled().len() > before {
-            self.pulse.bytes_read();
-        }
-        outcome
-    }
-}
-
-impl Observed {
-    fn written(&self, outcome: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        if matches!(outcome, Poll::Ready(Ok(1..))) {
-            self.pulse.bytes_written();
-        }
-        outcome
-    }
-}
-
-impl AsyncWrite for Observed {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let outcome = Pin::new(&mut self.stream).poll_write(cx, buf);
-        self.written(outcome)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let outcome = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
-        self.written(outcome)
     }
 }
 

@@ -1,16 +1,21 @@
-//! An HTTP/1 listener that sheds load, times out idle and slow clients, and drains.
+//! A listener for HTTP/1.1 and HTTP/2 that sheds load, times out idle and slow clients, and drains.
 //!
 //! Used by the API, the HTTP source and the admin port; they bring a hyper service, this module
 //! owns sockets and connections. It adds nothing to the path of a request but the peer's address:
 //! no task, no span, no timer.
 //!
 //! Timeouts of the service itself (and with it of a slow request body) are the service's business.
-//! TLS is not here.
+//! HTTP/2 is spoken with clients that begin with it, with and without TLS; there is no upgrade from
+//! HTTP/1.1, which RFC 9113 has removed.
 
 mod connection;
+mod pulse;
+mod tls;
+mod transport;
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::body::{Body, Incoming};
@@ -24,6 +29,7 @@ use tracing::{info, warn};
 
 use crate::config::{ENV_PREFIX, env_name};
 use crate::tasks::TaskError;
+pub use tls::{Tls, TlsError};
 
 /// Connections the kernel may hold for us before we accept them. It takes less if its own limit is
 /// lower.
@@ -34,7 +40,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// What a connection beyond the limit gets, as far as its socket takes it at once.
 const OVERLOADED: &[u8] =
-    b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-length: 0\r\n\
+    b"HTTP/1.1 429 Too Many Requests\r\nretry-after: 1\r\ncontent-length: 0\r\n\
                             connection: close\r\n\r\n";
 
 /// The address of the client's end of the connection, in the extensions of each request.
@@ -78,7 +84,7 @@ fn advice(cause: &io::Error) -> &'static str {
 /// How connections are treated. The default suits a small port such as the admin one.
 #[derive(Debug, Clone)]
 pub struct ServeOptions {
-    /// Connections beyond this many are answered 503 and closed.
+    /// Connections beyond this many are answered 429 and closed.
     pub max_connections: usize,
     /// Largest request line with headers, in bytes; beyond it the answer is 431.
     pub header_limit: usize,
@@ -91,6 +97,8 @@ pub struct ServeOptions {
     pub idle_timeout: Duration,
     /// How long requests in flight may take after the stop before their connections are cut.
     pub drain: Duration,
+    /// Certificate and key; without them nothing is encrypted.
+    pub tls: Option<Tls>,
     /// Where to count connections.
     pub metrics: Option<ServerMetrics>,
 }
@@ -103,6 +111,7 @@ impl Default for ServeOptions {
             header_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(60),
             drain: Duration::from_secs(10),
+            tls: None,
             metrics: None,
         }
     }
@@ -125,14 +134,14 @@ impl ServerMetrics {
         let connections = IntGauge::with_opts(
             Opts::new(
                 "stream_http_connections",
-                "Open connections. At the limit of the server, new ones are answered 503.",
+                "Open connections. At the limit of the server, new ones are answered 429.",
             )
             .const_label("server", server),
         )?;
         let refused = IntCounter::with_opts(
             Opts::new(
                 "stream_http_connections_refused_total",
-                "Connections answered 503 because of the limit. A rise means too few replicas or leaking clients.",
+                "Connections answered 429 because of the limit. A rise means too few replicas or leaking clients.",
             )
             .const_label("server", server),
         )?;
@@ -216,7 +225,7 @@ impl Listener {
         stop: CancellationToken,
     ) -> Drained
     where
-        S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
+        S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + Sync + 'static,
         S::Future: Send + 'static,
         S::Error: Into<TaskError>,
         B: Body + Send + 'static,
@@ -232,13 +241,14 @@ impl Listener {
         let cut = CancellationToken::new();
         let connections = TaskTracker::new();
         let handler = connection::Handler::new(&options, service, stop.clone(), cut.clone());
+        let handler = Arc::new(handler);
         while let Some((stream, peer)) = accept(&socket, what, &stop).await {
             if connections.len() >= options.max_connections {
                 refuse(&stream, options.metrics.as_ref());
                 continue;
             }
             let open = Open::new(options.metrics.as_ref());
-            let connection = handler.serve(stream, peer);
+            let connection = Arc::clone(&handler).serve(stream, peer);
             connections.spawn(async move {
                 let _open = open;
                 connection.await;

@@ -1,3 +1,6 @@
+mod http2;
+mod tls;
+
 use std::convert::Infallible;
 
 use bytes::Bytes;
@@ -198,7 +201,7 @@ async fn request_over_the_drain_deadline_is_cut_and_counted() {
 }
 
 #[tokio::test]
-async fn connections_beyond_the_limit_are_answered_503() {
+async fn connections_beyond_the_limit_are_answered_429() {
     let registry = Registry::new();
     let metrics = ServerMetrics::register(&registry, "test").expect("a fresh registry");
     let options = ServeOptions {
@@ -214,7 +217,7 @@ async fn connections_beyond_the_limit_are_answered_503() {
     assert!(
         rest(&mut second)
             .await
-            .starts_with("HTTP/1.1 503 Service Unavailable\r\n")
+            .starts_with("HTTP/1.1 429 Too Many Requests\r\n")
     );
     assert_eq!((metrics.connections.get(), metrics.refused.get()), (1, 1));
     drop(first);

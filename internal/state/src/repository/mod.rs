@@ -9,6 +9,7 @@ pub(crate) mod sink;
 pub(crate) mod slice;
 pub(crate) mod source;
 pub(crate) mod statistics;
+mod superseded;
 pub(crate) mod task;
 pub(crate) mod token;
 pub(crate) mod volume;

@@ -7,7 +7,7 @@ use stream_model::{NodeId, VolumeId};
 use super::definition::UPDATE_TRIES;
 use crate::error::StateError;
 use crate::keyspace::{Key, prefix};
-use crate::lease::Lease;
+use crate::lease::{Holder, Lease};
 use crate::store::{Store, Versioned, Written};
 use crate::txn::Tries;
 
@@ -160,14 +160,20 @@ impl Store {
     /// Announces an open volume for as long as the lease lives. A registration of an earlier run is overwritten.
     ///
     /// # Errors
-    /// When etcd is away; it is announced all the same once the lease is kept alive again.
+    /// `StaleIncarnation` when the volume was opened by another writer since; else when etcd is away: it is announced all the
+    /// same once the lease is kept alive again.
     pub async fn register_volume(
         &self,
         lease: &Lease,
         volume: VolumeId,
         registration: Registration,
     ) -> Result<(), StateError> {
-        lease.put(&Key::Registration(volume), &registration).await
+        let holder = Holder {
+            volume,
+            incarnation: registration.incarnation,
+        };
+        let key = Key::Registration(volume);
+        lease.put_as_holder(&key, &registration, holder).await
     }
 
     /// Withdraws an open volume, with its figures.
@@ -186,7 +192,7 @@ impl Store {
     /// Publishes what a volume holds, for as long as the lease lives. Nothing is written when nothing has changed.
     ///
     /// # Errors
-    /// As [`Self::register_volume`].
+    /// When etcd is away; they are published all the same once the lease is kept alive again.
     pub async fn publish_figures(
         &self,
         lease: &Lease,

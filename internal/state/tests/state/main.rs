@@ -26,3 +26,4 @@ mod locks;
 mod members;
 mod mirror;
 mod others;
+mod superseded;

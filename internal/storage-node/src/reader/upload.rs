@@ -9,6 +9,7 @@ use stream_model::slice::Slice;
 use stream_model::{Clock, ErrorKind};
 use stream_node::error_chain;
 use stream_state::{Mirror, StateError, Store, Topology, Versioned};
+use stream_storage::crash::{self, Point};
 use stream_storage::staging::{Content, Staging, StagingError};
 use tokio::time::Instant;
 use tracing::{debug, error, warn};
@@ -57,6 +58,7 @@ impl Uploader {
         let recorded = match self.upload(&upload).await {
             Ok(object) => {
                 let at = self.clock.now();
+                crash::point(Point::UploadStored);
                 self.store
                     .upload_slice(&upload.slice, object, at, upload.incarnation)
                     .await
@@ -71,6 +73,7 @@ impl Uploader {
         };
         match recorded {
             Ok(slice) => {
+                crash::point(Point::UploadRecorded);
                 let shown = self.mirror.reached(slice.revision);
                 // Without it the upload may be begun again, and end with a conflict.
                 let _ = tokio::time::timeout(MIRROR_PATIENCE, shown).await;
@@ -88,6 +91,7 @@ impl Uploader {
         let (bytes, checksum) = (seal.figures.bytes, seal.checksum.clone());
         let object = Staging::object_name(&slice.sink, slice.id, &checksum, slice.compression);
         let begun = Instant::now();
+        crash::point(Point::UploadStarting);
         self.staging
             .upload(&object, &upload.path, &Content { bytes, checksum })
             .await?;

@@ -7,24 +7,29 @@
 //! | uploading, sealed by an earlier opening of the volume | sealed again, and compared: what recovery built is what the reader will read |
 //! | uploaded | released |
 //! | none | left alone if it has rows: without a record nothing says that they are safe. Reported once |
+//! | sealed by a later opening of the volume | nothing more is touched: the volume is another writer's |
+//! | uploaded, with fewer rows than the volume has | left alone: some of them are nowhere else. Reported once |
 //!
 //! When the first round has gone through, the incarnation is marked as recovered, which is what the reader waits for.
 
-use std::collections::BTreeSet;
+mod plan;
+
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::{StreamExt, stream};
 use parking_lot::Mutex;
-use stream_model::slice::{Seal, Slice, State};
+use stream_model::slice::{Seal, Slice};
 use stream_model::{Clock, ErrorKind, SliceId};
 use stream_node::{CancellationToken, Outcome, Reconciler, TaskError};
 use stream_state::{Mirror, StateError, Store, Topology, Versioned};
+use stream_storage::crash::{self, Point};
 use stream_storage::local::{Content, SliceSpec, SliceStatus, Volume};
 use tracing::{debug, error, info, warn};
 
+use self::plan::{Done, Plan, plan};
 use super::metrics::Metrics;
 use crate::changes::Changes;
 
@@ -34,70 +39,6 @@ const CONCURRENT_SEALS: usize = 16;
 const SEAL_PATIENCE: Duration = Duration::from_secs(5);
 /// How soon a slice is asked again whose content did not come.
 const SEAL_PAUSE: Duration = Duration::from_secs(1);
-
-/// What a round has to do.
-#[derive(Debug, Default)]
-pub(crate) struct Plan {
-    /// Slices to open.
-    pub(crate) open: Vec<Arc<Versioned<Slice>>>,
-    /// Slices to seal.
-    pub(crate) seal: Vec<Arc<Versioned<Slice>>>,
-    /// Sealed slices to compare with their records.
-    pub(crate) verify: Vec<Arc<Versioned<Slice>>>,
-    /// Slices whose rows are safe elsewhere.
-    pub(crate) release: Vec<SliceId>,
-    /// Slices without a record.
-    pub(crate) orphans: Vec<SliceId>,
-}
-
-/// What was done since the volume was opened and need not be done again.
-#[derive(Debug, Default)]
-pub(crate) struct Done {
-    pub(crate) opened: BTreeSet<SliceId>,
-    pub(crate) verified: BTreeSet<SliceId>,
-    /// Slices that do not match their record, or have none. Reported once.
-    pub(crate) reported: BTreeSet<SliceId>,
-}
-
-/// Compares records and volume. `changed` are the records that may have changed; `local` are the slices on the volume, with
-/// their records.
-pub(crate) fn plan<'a>(
-    changed: &[Arc<Versioned<Slice>>],
-    local: impl Iterator<Item = (SliceStatus, Option<&'a Slice>)>,
-    done: &Done,
-    incarnation: u64,
-) -> Plan {
-    let mut plan = Plan::default();
-    for slice in changed {
-        let id = slice.value.id;
-        let unopened = !done.opened.contains(&id);
-        match &slice.value.state {
-            State::Writing if unopened => plan.open.push(Arc::clone(slice)),
-            State::Writing | State::Uploaded { .. } => {}
-            State::Closing(_) => {
-                if unopened {
-                    // What is sealed must be known to the volume, with its compression.
-                    plan.open.push(Arc::clone(slice));
-                }
-                plan.seal.push(Arc::clone(slice));
-            }
-            State::Uploading { seal, .. } => {
-                if seal.incarnation != incarnation && !done.verified.contains(&id) {
-                    plan.verify.push(Arc::clone(slice));
-                }
-            }
-        }
-    }
-    for (status, record) in local {
-        match record {
-            None if status.figures.rows > 0 => plan.orphans.push(status.id),
-            None => plan.release.push(status.id),
-            Some(slice) if slice.is_uploaded() => plan.release.push(status.id),
-            Some(_) => {}
-        }
-    }
-    plan
-}
 
 /// Why a slice could not be brought into its state.
 #[derive(Debug, thiserror::Error)]
@@ -129,6 +70,8 @@ pub(crate) struct Keeper {
     changes: Mutex<Changes>,
     done: Mutex<Done>,
     recovered: AtomicBool,
+    /// The newest incarnation that a refusal or a record has named.
+    newest: AtomicU64,
 }
 
 impl Keeper {
@@ -139,12 +82,28 @@ impl Keeper {
             changes: Mutex::default(),
             done: Mutex::default(),
             recovered: AtomicBool::new(false),
+            newest: AtomicU64::new(0),
         }
     }
 
-    /// Ends when another writer has opened the volume since: this one must not touch it any more.
-    pub(crate) async fn superseded(&self) {
-        self.superseded.cancelled().await;
+    /// Ends when another writer has opened the volume since, or a person has given it up: this one must not touch it any
+    /// more. Says which.
+    pub(crate) async fn superseded(&self) -> StateError {
+        let (volume, ours) = (self.parts.volume.id(), self.parts.incarnation);
+        tokio::select! {
+            biased;
+            reason = self.parts.store.superseded(volume, ours) => reason,
+            () = self.superseded.cancelled() => StateError::StaleIncarnation {
+                volume,
+                ours,
+                newest: self.newest.load(Ordering::Relaxed),
+            },
+        }
+    }
+
+    fn supersede(&self, newest: u64) {
+        self.newest.fetch_max(newest, Ordering::Relaxed);
+        self.superseded.cancel();
     }
 
     /// Opens all slices that take rows, without waiting for anything.
@@ -155,11 +114,26 @@ impl Keeper {
         self.changes.lock().restart();
     }
 
+    /// Tells the volume whose rows its slices hold, those of earlier runs too.
+    fn attribute(&self, local: &[SliceStatus], topology: &Topology) {
+        let mut done = self.done.lock();
+        for status in local {
+            if done.attributed.contains(&status.id) {
+                continue;
+            }
+            if let Some(slice) = topology.slice(status.id) {
+                self.parts.volume.attribute(status.id, &slice.value.sink);
+                done.attributed.insert(status.id);
+            }
+        }
+    }
+
     fn list(&self, topology: &Topology) -> Plan {
         let volume = &self.parts.volume;
         let now = self.parts.clock.now();
         let changed = self.changes.lock().slices(topology, volume.id(), now);
         let local = volume.slices();
+        self.attribute(&local, topology);
         let records = local
             .iter()
             .map(|status| (*status, topology.slice(status.id).map(|slice| &slice.value)));
@@ -176,6 +150,8 @@ impl Keeper {
                 trigger: slice.trigger,
             });
             done.opened.insert(slice.id);
+            self.parts.volume.attribute(slice.id, &slice.sink);
+            done.attributed.insert(slice.id);
             debug!(slice = %slice.id, sink = %slice.sink, "slice opened");
         }
     }
@@ -185,8 +161,10 @@ impl Keeper {
         let mut done = self.done.lock();
         for id in slices {
             self.parts.volume.release(*id);
+            crash::point(Point::SliceReleased);
             done.opened.remove(id);
             done.verified.remove(id);
+            done.attributed.remove(id);
             debug!(slice = %id, "slice released");
         }
     }
@@ -197,6 +175,15 @@ impl Keeper {
             if self.done.lock().reported.insert(*id) {
                 let volume = &self.parts.label;
                 warn!(volume, slice = %id, "slice on the volume has no record, it is left alone");
+            }
+        }
+    }
+
+    fn report_surplus(&self, slices: &[SliceId]) {
+        for id in slices {
+            if self.done.lock().reported.insert(*id) {
+                let volume = &self.parts.label;
+                error!(volume, slice = %id, "uploaded slice has more rows on the volume than were sealed, it is left alone");
             }
         }
     }
@@ -227,10 +214,12 @@ impl Keeper {
     async fn seal(&self, slice: Arc<Versioned<Slice>>) -> Result<(), KeepError> {
         let seal = self.seal_of(&slice.value).await?;
         let (rows, bytes) = (seal.figures.rows, seal.figures.bytes);
+        crash::point(Point::SealRecording);
         self.parts
             .store
             .seal_slice(&slice, seal, self.parts.incarnation)
             .await?;
+        crash::point(Point::SealRecorded);
         self.parts.metrics.sealed(rows);
         debug!(slice = %slice.value.id, sink = %slice.value.sink, rows, bytes, "slice sealed");
         Ok(())
@@ -270,6 +259,7 @@ impl Keeper {
                 info!(slice = %id, %sink, "slice was rebuilt with other bytes and sealed again");
             }
         }
+        crash::point(Point::SealVerified);
         self.done.lock().verified.insert(id);
         Ok(())
     }
@@ -294,8 +284,8 @@ impl Keeper {
         while let Some(result) = results.next().await {
             match result {
                 Ok(()) => settled.done += 1,
-                Err(KeepError::State(error @ StateError::StaleIncarnation { .. })) => {
-                    self.superseded.cancel();
+                Err(KeepError::State(error @ StateError::StaleIncarnation { newest, .. })) => {
+                    self.supersede(newest);
                     settled.failure = Some(KeepError::State(error));
                 }
                 Err(KeepError::State(error))
@@ -328,13 +318,15 @@ impl Keeper {
             return Ok(());
         }
         let (volume, incarnation) = (self.parts.volume.id(), self.parts.incarnation);
+        crash::point(Point::RecoveredRecording);
         match self.parts.store.mark_recovered(volume, incarnation).await {
             Ok(()) => {
+                crash::point(Point::RecoveredRecorded);
                 self.recovered.store(true, Ordering::Relaxed);
                 Ok(())
             }
-            Err(error @ StateError::StaleIncarnation { .. }) => {
-                self.superseded.cancel();
+            Err(error @ StateError::StaleIncarnation { newest, .. }) => {
+                self.supersede(newest);
                 Err(error.into())
             }
             Err(error) => Err(error.into()),
@@ -367,9 +359,17 @@ impl Reconciler for Keeper {
 
     async fn reconcile(&self, cancel: &CancellationToken) -> Result<Outcome, TaskError> {
         let plan = self.parts.mirror.read(|topology| self.list(topology));
+        if let Some(newest) = plan.newer {
+            self.supersede(newest);
+            return Ok(Outcome {
+                changed: 0,
+                next: None,
+            });
+        }
         self.open(&plan.open);
         self.release(&plan.release);
         self.report_orphans(&plan.orphans);
+        self.report_surplus(&plan.surplus);
         let settled = self.settle(&plan, cancel).await;
         let mut failure = settled.failure;
         if failure.is_none() && !cancel.is_cancelled() {

@@ -20,18 +20,18 @@ impl Metrics {
             )?,
             sealed_rows: IntCounter::new(
                 "stream_writer_sealed_rows_total",
-                "Rows in sealed slices.",
+                "Rows in sealed slices. A faster rise means more load, no rise under load that nothing reaches staging.",
             )?,
             orphans: IntGaugeVec::new(
                 Opts::new(
                     "stream_writer_orphan_slices",
-                    "Slices on a volume that have no record in the state. They are kept; a person should look.",
+                    "Slices on a volume that have no record in the state. A rise means that the state was lost or went back; they are kept, a person should look.",
                 ),
                 &["volume"],
             )?,
             crossed: IntCounter::new(
                 "stream_writer_crossed_slices_total",
-                "Slices that reached a limit of their trigger.",
+                "Slices that reached a limit of their trigger. A faster rise means more load, or limits that are too small.",
             )?,
             crossed_waiting: prometheus::IntGauge::new(
                 "stream_writer_crossed_waiting",

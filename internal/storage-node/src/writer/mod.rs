@@ -11,6 +11,7 @@ mod keeper;
 mod metrics;
 mod publish;
 mod serve;
+mod start;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -25,11 +26,13 @@ use stream_node::{
 use stream_state::{Lease, Mirror, StateError, Store};
 use stream_storage::local::{OpenError, Options, Volume};
 use stream_storage::wire::direct::Direct;
-use tracing::{error, info};
+use tracing::info;
 
-use crate::discover::{self, DiscoverError, VolumeDir};
+use crate::copies::{self, Sorted};
+use crate::discover::{self, DiscoverError};
 use crate::reader::SliceFiles;
 use metrics::Metrics;
+use start::Start;
 
 /// The name under which live writers are registered. The process registers itself; this crate registers volumes.
 pub const COMPONENT: &str = "storage-writer";
@@ -94,6 +97,16 @@ pub enum WriterError {
         #[source]
         source: StateError,
     },
+    /// Two directories hold the same volume.
+    #[error(
+        "volumes {first} and {second} have the same id: one is a copy of the other and neither is opened; move the copy away and start again"
+    )]
+    Copies {
+        /// Type and label of one.
+        first: String,
+        /// Type and label of the other.
+        second: String,
+    },
     /// Two writers share a registry.
     #[error("the metrics of the storage writer cannot be registered")]
     Metrics(#[from] prometheus::Error),
@@ -117,6 +130,28 @@ impl WriterError {
         )
     }
 
+    /// Whether another process has the volume, so that it will be free when that one ends.
+    fn is_in_use(&self) -> bool {
+        matches!(
+            self,
+            Self::Open {
+                source: OpenError::Locked { .. },
+                ..
+            }
+        )
+    }
+
+    /// What is the matter with the volume, without its name.
+    fn reason(&self) -> String {
+        match self {
+            Self::Open { source, .. } => source.to_string(),
+            Self::State { source, .. } => source.to_string(),
+            Self::Discover(_) | Self::Copies { .. } | Self::Metrics(_) | Self::Stopping { .. } => {
+                self.to_string()
+            }
+        }
+    }
+
     /// What the caller can do about it.
     #[must_use]
     pub const fn kind(&self) -> ErrorKind {
@@ -124,7 +159,7 @@ impl WriterError {
             Self::Discover(error) => error.kind(),
             Self::Open { source, .. } => source.kind(),
             Self::State { source, .. } => source.kind(),
-            Self::Metrics(_) => ErrorKind::Invalid,
+            Self::Metrics(_) | Self::Copies { .. } => ErrorKind::Invalid,
             Self::Stopping { .. } => ErrorKind::ShuttingDown,
         }
     }
@@ -145,8 +180,12 @@ impl OpenVolumes {
         self.0.write().insert(volume.id(), volume);
     }
 
-    fn remove(&self, volume: VolumeId) {
-        self.0.write().remove(&volume);
+    /// Unless another opening took its place.
+    fn remove(&self, volume: &Volume) {
+        let mut volumes = self.0.write();
+        if volumes.get(&volume.id()).is_some_and(|it| it.is(volume)) {
+            volumes.remove(&volume.id());
+        }
     }
 }
 
@@ -207,22 +246,9 @@ impl Readiness {
     }
 }
 
-/// A running storage-writer.
-pub struct Writer {
-    tasks: Tasks,
-    shared: Arc<Shared>,
-}
-
-impl Writer {
-    /// Opens all volumes, several at a time, and serves them. Returns when at least one is served; those that cannot be
-    /// opened are reported and tried again in the background.
-    ///
-    /// # Errors
-    /// When there is no volume, or none of them can be opened: then the first one's error.
-    pub async fn start(options: WriterOptions, deps: WriterDeps) -> Result<Self, WriterError> {
-        let tasks = Tasks::new(COMPONENT, &deps.shutdown);
-        let dirs = find(&options).await?;
-        let shared = Arc::new(Shared {
+impl Shared {
+    fn new(options: WriterOptions, deps: WriterDeps) -> Result<Self, prometheus::Error> {
+        Ok(Self {
             options,
             store: deps.store,
             mirror: deps.mirror,
@@ -237,44 +263,51 @@ impl Writer {
                 flag: deps.ready,
                 missing: Mutex::default(),
             },
-        });
-        let opening = dirs.iter().map(|dir| serve::open(&shared, dir));
+        })
+    }
+}
+
+/// A running storage-writer.
+pub struct Writer {
+    tasks: Tasks,
+    shared: Arc<Shared>,
+}
+
+impl Writer {
+    /// Opens all volumes, several at a time, and serves them. Those that cannot be opened are reported and tried again in the
+    /// background; one that another process has is taken over as soon as that process gives it up.
+    ///
+    /// # Errors
+    /// When there is no volume, or none of them can be opened and none is waited for: then the first one's error.
+    pub async fn start(options: WriterOptions, deps: WriterDeps) -> Result<Self, WriterError> {
+        let tasks = Tasks::new(COMPONENT, &deps.shutdown);
+        let dirs = find(&options).await?;
+        let shared = Arc::new(Shared::new(options, deps)?);
+        let mut begun = Start {
+            failure: start::report_copies(&shared, &dirs),
+            ..Start::default()
+        };
+        let opening = dirs.volumes.iter().map(|dir| serve::open(&shared, dir));
         let opened = futures_util::future::join_all(opening).await;
-        let (mut served, mut failure) = (0, None);
-        for (dir, result) in dirs.into_iter().zip(opened) {
-            let first = match result {
-                Ok(volume) => {
-                    served += 1;
-                    Some(volume)
-                }
-                Err(error) if error.is_forgotten() => {
-                    serve::report_forgotten(&serve::label(&dir), &error);
-                    failure = failure.or(Some(error));
-                    continue;
-                }
-                Err(error) => {
-                    let volume = serve::label(&dir);
-                    error!(
-                        volume,
-                        error = stream_node::error_chain(&error),
-                        "volume cannot be opened"
-                    );
-                    shared.readiness.missing(&volume, error.to_string());
-                    failure = failure.or(Some(error));
-                    None
-                }
-            };
-            let task = serve::supervise(Arc::clone(&shared), dir, first, tasks.token());
-            tasks.spawn("volume", OnError::StopProcess, task);
+        for (dir, result) in dirs.volumes.into_iter().zip(opened) {
+            if let Some(first) = begun.note(&shared, &dir, result) {
+                let task = serve::supervise(Arc::clone(&shared), dir, first, tasks.token());
+                tasks.spawn("volume", OnError::StopProcess, task);
+            }
         }
+        let Start {
+            served,
+            waiting,
+            failure,
+        } = begun;
         match failure {
-            Some(failure) if served == 0 => {
+            Some(failure) if served + waiting == 0 => {
                 // Nothing is open, so nothing can be held up.
                 let _ = tasks.stop(Duration::from_secs(5)).await;
                 Err(failure)
             }
             _ => {
-                info!(volumes = served, "storage writer started");
+                info!(volumes = served, waiting, "storage writer started");
                 Ok(Self { tasks, shared })
             }
         }
@@ -295,18 +328,18 @@ impl Writer {
     }
 }
 
-async fn find(options: &WriterOptions) -> Result<Vec<VolumeDir>, WriterError> {
+async fn find(options: &WriterOptions) -> Result<Sorted, WriterError> {
     let (path, create_default) = (options.volumes_path.clone(), options.create_default);
     let found = tokio::task::spawn_blocking(move || {
         let found = discover::find(&path)?;
         if !found.is_empty() {
-            return Ok(found);
+            return Ok(copies::sort(found));
         }
         if !create_default {
             return Err(DiscoverError::None { path });
         }
         discover::create_default(&path)?;
-        discover::find(&path)
+        discover::find(&path).map(copies::sort)
     });
     Ok(found
         .await

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use stream_model::VolumeId;
 use stream_node::{
     Activator, CancellationToken, Reconciler, Schedule, TaskError, error_chain, run_reconciler,
 };
-use stream_state::{Mirror, Registration};
+use stream_state::{Mirror, Registration, StateError};
+use stream_storage::crash::{self, Point};
 use stream_storage::local::{Health, Options, Recovery, Volume};
+use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use super::keeper::{Keeper, KeeperParts};
@@ -19,8 +20,10 @@ use crate::discover::VolumeDir;
 /// The pause before a volume that failed is opened again.
 const FIRST_REOPEN_PAUSE: Duration = Duration::from_secs(1);
 const MAX_REOPEN_PAUSE: Duration = Duration::from_secs(60);
-/// How often a volume is asked for its health.
-const HEALTH_PERIOD: Duration = Duration::from_secs(2);
+/// The pause before a volume is tried again that another process has: it may be about to end, and asking costs next to nothing.
+const IN_USE_PAUSE: Duration = Duration::from_millis(500);
+/// A volume that failed after so long counts as one that failed for the first time.
+const STEADY: Duration = Duration::from_secs(60);
 /// How long the stop waits for the state to withdraw a registration, which the end of the lease withdraws anyway.
 const WITHDRAW_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -35,8 +38,8 @@ pub(super) struct Served {
 enum End {
     /// The process stops.
     Stopped,
-    /// Another writer has opened it.
-    Superseded,
+    /// Another writer has opened it, or a person has given it up.
+    Superseded(StateError),
     /// Its disk failed.
     Failed(String),
 }
@@ -60,6 +63,7 @@ pub(super) async fn open(shared: &Arc<Shared>, dir: &VolumeDir) -> Result<Served
         source,
     })?;
     log_recovery(&label, &volume, &recovery);
+    crash::point(Point::VolumeRecovered);
     match announce(shared, dir, &label, &volume).await {
         Ok(keeper) => {
             info!(volume = label, id = %volume.id(), "volume opened");
@@ -70,7 +74,7 @@ pub(super) async fn open(shared: &Arc<Shared>, dir: &VolumeDir) -> Result<Served
             })
         }
         Err(source) => {
-            withdraw(shared, volume.id()).await;
+            withdraw(shared, &volume).await;
             volume.stop().await;
             Err(WriterError::State { label, source })
         }
@@ -87,6 +91,7 @@ async fn announce(
         .store
         .raise_incarnation(volume.id(), &shared.node)
         .await?;
+    crash::point(Point::IncarnationRaised);
     let keeper = Arc::new(Keeper::new(KeeperParts {
         store: shared.store.clone(),
         mirror: shared.mirror.clone(),
@@ -110,6 +115,7 @@ async fn announce(
         .store
         .register_volume(&shared.lease, volume.id(), registration)
         .await?;
+    crash::point(Point::VolumeRegistered);
     shared.readiness.served(label);
     Ok(keeper)
 }
@@ -131,18 +137,21 @@ fn log_recovery(label: &str, volume: &Volume, recovery: &Recovery) {
 }
 
 /// Makes a volume unreachable, here and for others. Its connections go on until it is stopped.
-async fn withdraw(shared: &Shared, volume: VolumeId) {
-    let unregistered = shared.store.unregister_volume(&shared.lease, volume);
+async fn withdraw(shared: &Shared, volume: &Volume) {
+    let id = volume.id();
+    let unregistered = shared.store.unregister_volume(&shared.lease, id);
     match tokio::time::timeout(WITHDRAW_PATIENCE, unregistered).await {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => warn!(%volume, %error, "registration of the volume cannot be withdrawn"),
-        Err(_) => warn!(%volume, "registration of the volume cannot be withdrawn in time"),
+        Ok(Err(error)) => {
+            warn!(volume = %id, %error, "registration of the volume cannot be withdrawn");
+        }
+        Err(_) => warn!(volume = %id, "registration of the volume cannot be withdrawn in time"),
     }
     hide(shared, volume);
 }
 
 /// Makes a volume unreachable within this process.
-fn hide(shared: &Shared, volume: VolumeId) {
+fn hide(shared: &Shared, volume: &Volume) {
     shared.direct.remove(volume);
     shared.volumes.remove(volume);
 }
@@ -156,35 +165,83 @@ pub(super) fn report_forgotten(label: &str, error: &WriterError) {
     );
 }
 
+/// Another process has the volume. Said once, however often it is tried again.
+pub(super) fn report_in_use(shared: &Shared, label: &str, error: &WriterError) {
+    let reason = error.reason();
+    shared.readiness.missing(label, reason.clone());
+    warn!(
+        volume = label,
+        reason, "volume is taken over as soon as it is free"
+    );
+}
+
+/// The volume is somebody else's, or nobody's. It was abandoned already: whatever was queued here is not its any more.
+async fn give_up(shared: &Shared, label: &str, volume: &Volume, reason: StateError) {
+    let reason = WriterError::State {
+        label: label.to_owned(),
+        source: reason,
+    };
+    if reason.is_forgotten() {
+        report_forgotten(label, &reason);
+    } else {
+        error!(
+            volume = label,
+            error = error_chain(&reason),
+            "volume was opened by another writer, it is closed here"
+        );
+        shared.readiness.missing(label, reason.reason());
+    }
+    // Only what this process has registered: what the other writer has is left alone.
+    withdraw(shared, volume).await;
+}
+
+/// How long a volume is left alone that has failed so many times in a row, from 1. Opening is no sign that its disk works: a
+/// disk that only fails to write is found out by the first batch.
+fn pause_after(failures: u32) -> Duration {
+    let doubled = 2_u32.saturating_pow(failures.saturating_sub(1));
+    FIRST_REOPEN_PAUSE
+        .saturating_mul(doubled)
+        .min(MAX_REOPEN_PAUSE)
+}
+
+/// How the first opening of a volume ended.
+pub(super) enum First {
+    Served(Served),
+    /// Another process has it, which was reported.
+    InUse,
+    /// It failed, which was reported.
+    Failed,
+}
+
 /// Serves a volume until the stop, and opens it again whenever it failed.
 pub(super) async fn supervise(
     shared: Arc<Shared>,
     dir: VolumeDir,
-    first: Option<Served>,
+    first: First,
     cancel: CancellationToken,
 ) -> Result<(), TaskError> {
-    let (label, mut next, mut pause) = (label(&dir), first, FIRST_REOPEN_PAUSE);
+    let label = label(&dir);
+    // Openings that failed, and volumes that failed soon after.
+    let mut failures = u32::from(!matches!(first, First::Served(_)));
+    let mut pause = pause_after(failures);
+    let mut in_use = matches!(first, First::InUse);
+    let mut next = match first {
+        First::Served(served) => Some(served),
+        First::InUse | First::Failed => None,
+    };
     while !cancel.is_cancelled() || next.is_some() {
         if let Some(served) = next.take() {
             let volume = served.volume.clone();
+            let since = Instant::now();
             match serve(&shared, served, &cancel).await {
                 End::Stopped => {
-                    withdraw(&shared, volume.id()).await;
+                    withdraw(&shared, &volume).await;
                     volume.stop().await;
                     info!(volume = label, "volume closed");
                     return Ok(());
                 }
-                End::Superseded => {
-                    error!(
-                        volume = label,
-                        "volume was opened by another writer, it is closed here"
-                    );
-                    shared
-                        .readiness
-                        .missing(&label, "opened by another writer".to_owned());
-                    // The registration is the other writer's now, and whatever is queued here is not this volume's any more.
-                    hide(&shared, volume.id());
-                    volume.abandon().await;
+                End::Superseded(reason) => {
+                    give_up(&shared, &label, &volume, reason).await;
                     return Ok(());
                 }
                 End::Failed(reason) => {
@@ -193,9 +250,13 @@ pub(super) async fn supervise(
                         reason, "volume failed, it will be opened again"
                     );
                     shared.readiness.missing(&label, reason);
-                    withdraw(&shared, volume.id()).await;
+                    withdraw(&shared, &volume).await;
                     volume.stop().await;
-                    pause = FIRST_REOPEN_PAUSE;
+                    failures = match since.elapsed() >= STEADY {
+                        true => 1,
+                        false => failures + 1,
+                    };
+                    pause = pause_after(failures);
                 }
             }
         }
@@ -205,15 +266,23 @@ pub(super) async fn supervise(
             () = tokio::time::sleep(pause) => {}
         }
         match open(&shared, &dir).await {
-            Ok(served) => next = Some(served),
+            Ok(served) => (next, in_use) = (Some(served), false),
             Err(error) if error.is_forgotten() => {
                 report_forgotten(&label, &error);
                 return Ok(());
             }
+            Err(error) if error.is_in_use() => {
+                if !in_use {
+                    report_in_use(&shared, &label, &error);
+                }
+                (in_use, pause) = (true, IN_USE_PAUSE);
+            }
             Err(error) => {
+                in_use = false;
                 let error = error_chain(&error);
                 warn!(volume = label, error, "volume still cannot be opened");
-                pause = (pause * 2).min(MAX_REOPEN_PAUSE);
+                failures += 1;
+                pause = pause_after(failures);
             }
         }
     }
@@ -235,7 +304,7 @@ async fn serve(shared: &Arc<Shared>, served: Served, cancel: &CancellationToken)
         lease: shared.lease.clone(),
         metrics: shared.metrics.clone(),
         volume: volume.clone(),
-        label,
+        label: label.clone(),
     };
     let schedule = Schedule {
         period: Duration::from_secs(10),
@@ -254,8 +323,12 @@ async fn serve(shared: &Arc<Shared>, served: Served, cancel: &CancellationToken)
         let end = tokio::select! {
             biased;
             () = cancel.cancelled() => End::Stopped,
-            () = keeper.superseded() => End::Superseded,
-            reason = failure(&volume) => End::Failed(reason),
+            reason = keeper.superseded() => {
+                // At once: every answer from now on is about rows that are imported nowhere.
+                volume.abandon().await;
+                End::Superseded(reason)
+            }
+            reason = follow_health(shared, &label, &volume) => End::Failed(reason),
         };
         stop.cancel();
         end
@@ -267,13 +340,28 @@ async fn serve(shared: &Arc<Shared>, served: Served, cancel: &CancellationToken)
     end
 }
 
-/// Ends when the volume has failed, with the reason.
-async fn failure(volume: &Volume) -> String {
+/// Says whether the volume is ready as its disk fails and works again. Ends when the volume has failed for good, with the
+/// reason.
+async fn follow_health(shared: &Shared, label: &str, volume: &Volume) -> String {
+    let mut health = volume.health();
+    let mut suspended = false;
     loop {
-        if let Health::Failed(reason) = volume.status().health {
-            return reason;
+        let seen = health.borrow_and_update().clone();
+        match seen {
+            Health::Failed(reason) => return reason,
+            Health::Suspended(reason) => {
+                shared.readiness.missing(label, reason);
+                suspended = true;
+            }
+            Health::Healthy | Health::Full if suspended => {
+                shared.readiness.served(label);
+                suspended = false;
+            }
+            Health::Healthy | Health::Full => {}
         }
-        tokio::time::sleep(HEALTH_PERIOD).await;
+        if health.changed().await.is_err() {
+            return "the volume is gone".to_owned();
+        }
     }
 }
 
@@ -288,5 +376,17 @@ async fn follow_mirror(mirror: Mirror, activator: Activator, cancel: &Cancellati
                 Err(_) => return,
             },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_volume_that_fails_again_and_again_is_left_alone_for_longer_and_longer() {
+        let pauses: Vec<u64> = (1..=8).map(|n| pause_after(n).as_secs()).collect();
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60]);
+        assert_eq!(pause_after(u32::MAX), MAX_REOPEN_PAUSE);
     }
 }

@@ -12,6 +12,7 @@ use stream_model::statistics::Figures;
 use stream_model::{SessionId, SliceId, Timestamp, VolumeId};
 
 use super::disk::Disk;
+use super::durable;
 use super::format::{
     Reader, compression_code, compression_from_code, decode_sessions, decode_successor,
     encode_sessions, encode_successor,
@@ -186,6 +187,12 @@ pub(super) fn number_of(file: &Path) -> Option<u64> {
         return None;
     }
     super::segment::number_in(file.file_stem()?.to_str()?)
+}
+
+/// Whether the file is what a process has left that ended while it wrote a checkpoint.
+pub(super) fn is_unfinished(file: &Path) -> bool {
+    let whole = file.with_extension("");
+    number_of(&whole).is_some() && durable::temporary(&whole) == file
 }
 
 /// The checkpoints found in a directory, newest first; a damaged one as its path and length.

@@ -5,17 +5,21 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use stream_model::level::Durability;
 use stream_model::{SessionId, SliceId};
 use tokio::sync::oneshot;
 
+use super::ballast::is_full;
 use super::format::{self, GroupBuffer, Kind, SealEntry};
 use super::index::{Committed, Frame, Index, Stage};
 use super::journal::{Journal, Sync, WriteError};
 use super::queue::{Next, Op, OpenReply};
-use super::volume::{Content, FailOnPanic, Shared};
+use super::segment::Need;
+use super::volume::{Content, FailOnPanic, Shared, Shortage};
 use super::worker::Step;
+use crate::crash::{self, Point};
 use crate::wire::{Answer, Batch, Opened, Refusal, RefusalReason, Sealed};
 
 /// Entries are refused beyond this, so that lengths fit the format.
@@ -27,6 +31,9 @@ pub(super) struct Committer {
     shared: Arc<Shared>,
     journal: Journal,
     buffer: GroupBuffer,
+    /// Seals and releases that came while the journal was suspended. Bounded by the slices of the volume: a seal that is asked
+    /// for again has given up the one before.
+    held: Vec<Op>,
 }
 
 /// An admitted entry, on its way to the journal.
@@ -89,6 +96,7 @@ impl Committer {
             shared,
             journal,
             buffer: GroupBuffer::default(),
+            held: Vec::new(),
         }
     }
 
@@ -116,11 +124,66 @@ impl Committer {
     }
 
     fn round(&mut self, ops: Vec<Op>) -> Step {
+        let ops = match self.hold(ops) {
+            Ok(ops) => ops,
+            Err(_) => return Step::Ended,
+        };
         let group = self.admit(ops);
         match self.commit(group) {
             Ok(()) => Step::Worked,
             Err(_) => Step::Ended,
         }
+    }
+
+    /// While the journal is suspended only a probe writes to it: each attempt that fails costs a segment. Seals and releases
+    /// wait for the one that succeeds; batches are refused by admission.
+    fn hold(&mut self, ops: Vec<Op>) -> Result<Vec<Op>, WriteError> {
+        if !self.shared.suspension.is_on() {
+            return Ok(ops);
+        }
+        let is_probe = |op: &Op| matches!(op, Op::Probe);
+        if ops.iter().any(is_probe) {
+            self.probe()?;
+        }
+        let is_held = |op: &Op| matches!(op, Op::Seal { .. } | Op::Release { .. });
+        let (held, rest): (Vec<Op>, Vec<Op>) = ops.into_iter().partition(is_held);
+        let is_wanted = |op: &Op| !matches!(op, Op::Seal { reply, .. } if reply.is_closed());
+        self.held.retain(is_wanted);
+        self.held.extend(held);
+        if self.shared.suspension.is_on() {
+            return Ok(rest);
+        }
+        let mut ops = std::mem::take(&mut self.held);
+        ops.extend(rest);
+        Ok(ops)
+    }
+
+    /// Tries whether the disk works. An error means that the volume must stop.
+    fn probe(&mut self) -> Result<(), WriteError> {
+        let tried = match self.journal.make_room(format::BLOCK, Need::Upkeep) {
+            Ok(made) => {
+                made.into_iter()
+                    .for_each(|segment| self.shared.segment_started(segment));
+                self.journal.probe()
+            }
+            Err(error) => {
+                self.shared.suspend(&error);
+                return Ok(());
+            }
+        };
+        match tried {
+            Ok(()) => self.shared.resume(),
+            Err(WriteError::Discarded(error)) => {
+                let segment = Arc::clone(self.journal.segment());
+                self.shared.segment_started(segment);
+                self.shared.suspend(&error);
+            }
+            Err(uncertain) => {
+                self.shared.fail(uncertain.to_string());
+                return Err(uncertain);
+            }
+        }
+        Ok(())
     }
 
     fn admit(&self, ops: Vec<Op>) -> Group {
@@ -163,6 +226,7 @@ impl Committer {
                         group.entries.push(Entry::Release { slice });
                     }
                 }
+                Op::Probe => {}
             }
         }
         group
@@ -209,16 +273,17 @@ impl Committer {
 
     fn write(&mut self, entries: Vec<Entry>, sync: Sync) -> Result<Outcome, WriteError> {
         let bytes = entries.iter().map(Entry::stride).sum();
-        match self.journal.make_room(bytes) {
+        match self.journal.make_room(bytes, Entry::need(&entries)) {
             Ok(None) => {}
             Ok(Some(segment)) => self.shared.segment_started(segment),
             Err(error) => {
-                tracing::error!(volume = %self.shared.label, error = %error, "cannot make a journal segment");
+                self.no_segment(&error);
                 self.refuse_all(entries, RefusalReason::DiskFull);
                 return Ok(Outcome::Refused(RefusalReason::DiskFull));
             }
         }
         let (number, places) = self.encode(&entries);
+        crash::point(Point::GroupEncoded);
         let started = std::time::Instant::now();
         match self.journal.write(self.buffer.bytes(), sync) {
             Ok(()) => {
@@ -230,12 +295,9 @@ impl Committer {
                 Ok(Outcome::Written)
             }
             Err(WriteError::Discarded(error)) => {
-                tracing::error!(
-                    volume = %self.shared.label, error = %error,
-                    "the disk failed to write; the journal goes on in a new segment"
-                );
                 self.shared
                     .segment_started(Arc::clone(self.journal.segment()));
+                self.shared.suspend(&error);
                 self.refuse_all(entries, RefusalReason::WriteFailed);
                 Ok(Outcome::Refused(RefusalReason::WriteFailed))
             }
@@ -245,6 +307,17 @@ impl Committer {
                 drop(entries);
                 Err(uncertain)
             }
+        }
+    }
+
+    fn no_segment(&self, error: &std::io::Error) {
+        let volume = &self.shared.label;
+        if is_full(error) {
+            // Known at once, not only when somebody looks again.
+            self.shared.free_bytes.store(0, Ordering::Relaxed);
+            tracing::warn!(volume = %volume, error = %error, "there is no room for a journal segment");
+        } else {
+            tracing::error!(volume = %volume, error = %error, "cannot make a journal segment");
         }
     }
 
@@ -322,17 +395,21 @@ impl Committer {
                     index.seal(&entry, segment.number, number);
                     self.shared.wait_for_content(entry.slice, reply);
                     self.shared.flush.seal(entry.slice);
+                    crash::point(Point::SealCommitted);
                 }
                 Entry::Release { slice } => {
                     index.release(slice, segment.number);
                     self.shared.flush.release(slice);
+                    crash::point(Point::ReleaseCommitted);
                 }
             }
         }
         drop(index);
+        crash::point(Point::GroupIndexed);
         for reply in answers {
             let _ = reply.send(Answer::Committed);
         }
+        crash::point(Point::GroupAnswered);
     }
 
     /// Refuses batches that were certainly not written. Seals and releases are simply asked for again.
@@ -362,6 +439,18 @@ impl Committer {
 }
 
 impl Entry {
+    /// What a segment for these entries is needed for.
+    fn need(entries: &[Self]) -> Need {
+        let has_batches = entries
+            .iter()
+            .any(|entry| matches!(entry, Self::Batch { .. }));
+        if has_batches {
+            Need::Batches
+        } else {
+            Need::Upkeep
+        }
+    }
+
     /// Bytes that the entry takes in the group.
     fn stride(&self) -> u64 {
         let payload = match self {
@@ -459,7 +548,18 @@ impl Group {
                 return refuse(RefusalReason::TooManySessions(part.slice));
             }
         }
-        refusal.map_or(Verdict::Admit, refuse)
+        if let Some(reason) = refusal {
+            return refuse(reason);
+        }
+        let is_full = |slice: &SliceId| {
+            let slice = index.slices.get(slice);
+            slice.is_some_and(|slice| index.space.is_sink_full(slice))
+        };
+        let mut slices = batch.parts.iter().map(|part| part.slice);
+        match slices.find(is_full) {
+            Some(slice) => refuse(RefusalReason::SinkFull(slice)),
+            None => Verdict::Admit,
+        }
     }
 
     /// What the session is told of a slice that is sealed, or that an earlier entry of this group seals.
@@ -559,7 +659,12 @@ fn malformed(batch: &Batch) -> Option<&'static str> {
 impl Shared {
     /// Why no batch can be taken at present.
     fn refusal(&self, index: &Index) -> Option<RefusalReason> {
-        self.is_full(&index.usage)
-            .then_some(RefusalReason::DiskFull)
+        if self.suspension.is_on() {
+            return Some(RefusalReason::WriteFailed);
+        }
+        match self.shortage(index)? {
+            Shortage::Disk => Some(RefusalReason::DiskFull),
+            Shortage::Volume => Some(RefusalReason::VolumeFull),
+        }
     }
 }

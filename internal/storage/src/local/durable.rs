@@ -9,6 +9,8 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use crate::crash::{self, Point};
+
 /// What became of [`publish`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Published {
@@ -78,7 +80,9 @@ pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     let temporary = temporary(path);
     let mut file = File::create(&temporary)?;
     file.write_all(content)?;
+    crash::point_at(Point::ReplacementWritten, path);
     file.sync_all()?;
+    crash::point_at(Point::ReplacementSynced, path);
     drop(file);
     rename(&temporary, path)
 }
@@ -105,6 +109,7 @@ pub fn write_new(path: &Path, content: &[u8]) -> io::Result<()> {
 /// When the rename or the sync of the directory fails.
 pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
     fs::rename(from, to)?;
+    crash::point_at(Point::ReplacementRenamed, to);
     sync_parent(to)
 }
 
@@ -119,7 +124,9 @@ pub fn publish(temporary: &Path, path: &Path) -> io::Result<Published> {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Published::Existed,
         Err(error) => return Err(error),
     };
+    crash::point_at(Point::PublicationLinked, path);
     fs::remove_file(temporary)?;
+    crash::point_at(Point::PublicationUnlinked, path);
     sync_parent(path)?;
     Ok(published)
 }

@@ -3,101 +3,31 @@
 //! It is the only writer of slice files. Nothing it does is needed for an acknowledgement, and all of it can be done again
 //! from the journal, so its own failures are tried again and never lose anything.
 
+mod checkpoints;
+mod content;
+mod signal;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
-use stream_model::level::Compression;
-use stream_model::statistics::Figures;
 use stream_model::{SliceId, Timestamp};
 
-use super::checkpoint::{self, Checkpoint, CheckpointSlice};
-use super::index::{Frame, Slice, Stage};
+pub(super) use self::signal::FlushSignal;
+use self::signal::Work;
+use super::ballast::is_full;
+use super::checkpoint::{Checkpoint, CheckpointSlice};
+use super::index::{Frame, Stage};
+use super::queue::Op;
 use super::slice_file::{Checksum, Packer, complete_run};
-use super::sound::sound;
-use super::volume::{Content, FailOnPanic, Shared};
+use super::volume::{FailOnPanic, Shared};
 use super::worker::Step;
+use crate::crash::{self, Point};
 
 /// Free space, ages and gauges are looked at this often.
 const TICK: Duration = Duration::from_secs(1);
-
-/// What the flush thread is asked to do. Requests for the same slice fall together.
-#[derive(Debug, Default)]
-struct Work {
-    /// Slices with a complete run of frames.
-    runs: BTreeSet<SliceId>,
-    /// Sealed slices whose content is wanted.
-    seals: BTreeSet<SliceId>,
-    /// Slices whose file is to be removed.
-    released: BTreeSet<SliceId>,
-    /// A segment was taken from the pool.
-    segment_started: bool,
-    stopping: bool,
-}
-
-impl Work {
-    fn is_empty(&self) -> bool {
-        self.runs.is_empty()
-            && self.seals.is_empty()
-            && self.released.is_empty()
-            && !self.segment_started
-            && !self.stopping
-    }
-}
-
-/// The way to wake the flush thread.
-#[derive(Debug, Default)]
-pub(super) struct FlushSignal {
-    work: Mutex<Work>,
-    filled: Condvar,
-}
-
-impl FlushSignal {
-    pub fn run(&self, slice: SliceId) {
-        self.add(|work| work.runs.insert(slice));
-    }
-
-    pub fn seal(&self, slice: SliceId) {
-        self.add(|work| work.seals.insert(slice));
-    }
-
-    pub fn release(&self, slice: SliceId) {
-        self.add(|work| work.released.insert(slice));
-    }
-
-    pub fn segment_started(&self) {
-        self.add(|work| std::mem::replace(&mut work.segment_started, true));
-    }
-
-    pub fn stop(&self) {
-        self.add(|work| std::mem::replace(&mut work.stopping, true));
-    }
-
-    /// Whether the thread is being waited for. What it has not done yet is done after the next opening.
-    fn is_stopping(&self) -> bool {
-        self.work.lock().stopping
-    }
-
-    fn add(&self, change: impl FnOnce(&mut Work) -> bool) {
-        change(&mut self.work.lock());
-        self.filled.notify_one();
-    }
-
-    fn wait(&self, until: Instant) -> Work {
-        let mut work = self.work.lock();
-        self.filled
-            .wait_while_until(&mut work, |work| work.is_empty(), until);
-        std::mem::take(&mut work)
-    }
-
-    fn take(&self) -> Work {
-        std::mem::take(&mut self.work.lock())
-    }
-}
 
 /// The state of a slice at the moment its pending frames were taken.
 struct Taken {
@@ -118,6 +48,11 @@ pub(super) struct Flusher {
     next_checkpoint: u64,
     /// A segment was started since the last time that the journal was short enough.
     checkpoint_wanted: bool,
+    /// Sealed slices whose file an earlier run began. To look through such a file takes as long as to read and unpack it, so
+    /// that is done for one at a time, after everything that others wait for.
+    unchecked: BTreeSet<SliceId>,
+    /// When the first open slice reaches its age limit, of those that had rows at the last look.
+    next_due: Option<Timestamp>,
     /// What failed and is tried again at the next tick.
     again: Work,
     failing: bool,
@@ -137,6 +72,8 @@ impl Flusher {
                 .map(|slice| (slice.id, slice))
                 .collect(),
             checkpoint_wanted: true,
+            unchecked: BTreeSet::new(),
+            next_due: None,
             again: Work::default(),
             failing: false,
         }
@@ -147,7 +84,7 @@ impl Flusher {
         let _guard = FailOnPanic(Arc::clone(&self.shared));
         let mut next_tick = Instant::now();
         loop {
-            let until = next_tick.min(self.next_crossing());
+            let until = next_tick.min(self.next_own_work());
             let work = self.shared.flush.wait(until);
             let now = Instant::now();
             let ticked = now >= next_tick;
@@ -163,7 +100,7 @@ impl Flusher {
     /// Does what waits, if anything does; with `ticked` also what is done from time to time.
     pub fn step(&mut self, ticked: bool) -> Step {
         let work = self.shared.flush.take();
-        if work.is_empty() && !ticked {
+        if work.is_empty() && self.unchecked.is_empty() && !ticked {
             return Step::Idle;
         }
         self.round(work, ticked)
@@ -177,7 +114,7 @@ impl Flusher {
             work.runs.append(&mut self.again.runs);
             work.seals.append(&mut self.again.seals);
             work.released.append(&mut self.again.released);
-            self.shared.observe();
+            self.tick();
         }
         let stopping = work.stopping;
         self.work(work, ticked);
@@ -186,15 +123,32 @@ impl Flusher {
             self.shared.close_waiters();
             return Step::Ended;
         }
-        self.report_crossings();
+        if ticked || self.is_due() {
+            self.report_crossings();
+        }
         Step::Worked
+    }
+
+    /// Done every second, before anything else.
+    fn tick(&mut self) {
+        if self.shared.observe() {
+            // Segments whose rows are safe in slice files are room.
+            self.checkpoint_wanted = true;
+        }
+        if let Err(error) = self.shared.pool.trim(self.spares()) {
+            self.failed("cannot remove a spare journal segment", &error);
+        }
+        if self.shared.suspension.tick() {
+            self.shared.queue.push(Op::Probe);
+        }
     }
 
     fn work(&mut self, work: Work, ticked: bool) {
         for id in work.seals {
-            if let Err(error) = self.finish(id) {
-                self.failed("cannot complete a slice file", &error);
-                self.again.seals.insert(id);
+            if self.began_earlier(id) {
+                self.unchecked.insert(id);
+            } else {
+                self.try_finish(id);
             }
         }
         if work.stopping {
@@ -218,11 +172,31 @@ impl Flusher {
             self.checkpoint_if_due();
         }
         self.free_segments();
+        if let Some(id) = self.unchecked.pop_first() {
+            self.try_finish(id);
+        }
+        if ticked {
+            self.prepare_ballast();
+        }
         let nothing_again = self.again.runs.is_empty() && self.again.seals.is_empty();
         if self.failing && ticked && nothing_again && self.again.released.is_empty() {
             self.failing = false;
             tracing::info!(volume = %self.shared.label, "the disk takes slice files again");
         }
+    }
+
+    fn try_finish(&mut self, id: SliceId) {
+        if let Err(error) = self.finish(id) {
+            self.failed("cannot complete a slice file", &error);
+            self.again.seals.insert(id);
+        }
+    }
+
+    /// Whether an earlier run has written to the file of the slice, so that its content has to be read.
+    fn began_earlier(&self, id: SliceId) -> bool {
+        let index = self.shared.index.lock();
+        let slice = index.slices.get(&id);
+        slice.is_some_and(|slice| slice.file_len > 0) && !self.checksums.contains_key(&id)
     }
 
     /// Removes the files of released slices. Until that is durable the journal must say that they were released, or nobody
@@ -236,7 +210,9 @@ impl Flusher {
             self.checkpointed.remove(id);
             self.shared.disk.remove(&self.shared.slice_path(*id))?;
         }
+        crash::point(Point::SliceFileRemoved);
         self.shared.disk.sync_dir(&self.shared.slices_dir())?;
+        crash::point(Point::SliceRemovalSynced);
         let mut index = self.shared.index.lock();
         released.iter().for_each(|id| {
             index.leaving.remove(id);
@@ -250,6 +226,24 @@ impl Flusher {
             tracing::warn!(volume = %self.shared.label, error = %error, "{what}");
         }
         self.failing = true;
+        if is_full(error) && self.shared.pool.ballast.release().unwrap_or(false) {
+            // What is sealed can be uploaded, and that makes room.
+            tracing::info!(volume = %self.shared.label, "the room that was kept for sealing is given up");
+        }
+    }
+
+    /// Makes anew what was given up, once there is room.
+    fn prepare_ballast(&mut self) {
+        let longest = self.shared.index.lock().usage.longest();
+        let longest = longest.max(self.shared.pool.segment_bytes());
+        let ballast = &self.shared.pool.ballast;
+        let room = self.shared.reserve_bytes + ballast.missing(longest);
+        if self.shared.free_bytes.load(Ordering::Relaxed) < room {
+            return;
+        }
+        if let Err(error) = ballast.prepare(longest) {
+            self.failed("cannot keep room for a full disk", &error);
+        }
     }
 
     fn prepare_segment(&mut self) {
@@ -286,6 +280,10 @@ impl Flusher {
         let Some(last) = run.last() else {
             return Ok(());
         };
+        if self.shared.flush.was_spare_taken() {
+            // Long work may lie ahead. Without a spare the commit thread has to write one, and all clients wait for that.
+            self.prepare_segment();
+        }
         let (compression, offset) = {
             let index = self.shared.index.lock();
             let Some(slice) = index.slices.get(&id) else {
@@ -295,7 +293,9 @@ impl Flusher {
         };
         let bytes = self.packer.pack(compression, run)?;
         let file = self.shared.disk.create(&self.shared.slice_path(id))?;
+        crash::point(Point::RunPacked);
         file.write_all_at(&bytes, offset)?;
+        crash::point(Point::RunWritten);
         self.shared.metrics.slice_written(bytes.len());
         if offset == 0 {
             self.checksums.insert(id, Checksum::default());
@@ -307,6 +307,7 @@ impl Flusher {
         if let Some(slice) = index.slices.get_mut(&id) {
             slice.pending.drain(..run.len());
             slice.pending_raw -= run.iter().map(|frame| u64::from(frame.raw)).sum::<u64>();
+            slice.pending_len -= run.iter().map(|frame| u64::from(frame.len)).sum::<u64>();
             slice.file_len = offset + bytes.len() as u64;
             slice.flushed_entry = last.entry;
         }
@@ -356,304 +357,35 @@ impl Flusher {
         })
     }
 
-    /// Completes the file of a sealed slice and tells its content to whoever waits.
-    fn finish(&mut self, id: SliceId) -> io::Result<()> {
-        let Some(mut state) = self.flush_all(id)? else {
-            return Ok(());
-        };
-        if state.len > 0 && !self.checksums.contains_key(&id) {
-            self.drop_damaged(&mut state)?;
+    /// When there is something to do that nobody asks for.
+    fn next_own_work(&self) -> Instant {
+        let now = Instant::now();
+        if !self.unchecked.is_empty() {
+            return now;
         }
-        let checksum = self.checksum(id, state.len)?;
-        let content = Content {
-            figures: Figures {
-                bytes: state.len,
-                ..state.figures
-            },
-            checksum,
-            sessions: state.sessions,
-        };
-        {
-            let mut index = self.shared.index.lock();
-            let Some(slice) = index.slices.get_mut(&id) else {
-                return Ok(());
-            };
-            if let Stage::Sealing { successor } = slice.stage {
-                slice.stage = Stage::Sealed {
-                    successor,
-                    content: content.clone(),
-                };
-            }
-        }
-        for waiter in self.shared.take_waiters(id) {
-            // Who asked may have gone; the content can be asked for again.
-            let _ = waiter.send(content.clone());
-        }
-        Ok(())
+        let wait = |at: Timestamp| at.since(self.shared.clock.now()).min(TICK);
+        now + self.next_due.map_or(TICK, wait)
     }
 
-    /// Looks through the part of a file that an earlier run has written, before its content is vouched for: damaged frames
-    /// are dropped, so that the rest can be imported.
-    ///
-    /// In an order that a crash may cut anywhere: first the file has the sound frames of that part only, which the next
-    /// opening takes for a file that lost its end; then a checkpoint says so; then what this run wrote follows again, which
-    /// the next opening would take from the journal.
-    fn drop_damaged(&mut self, state: &mut CheckpointSlice) -> io::Result<()> {
-        let Some(known) = self.checkpointed.get(&state.id).cloned() else {
-            return Ok(());
-        };
-        // Only frames of zstd carry a checksum that can be looked at here.
-        if !matches!(state.compression, Compression::Zstd { .. }) {
-            return Ok(());
-        }
-        let path = self.shared.slice_path(state.id);
-        let bytes = self.shared.disk.read(&path)?;
-        let (old, new) = (usize::try_from(known.len), usize::try_from(state.len));
-        let parts = old
-            .ok()
-            .zip(new.ok())
-            .and_then(|(old, new)| bytes.get(..new)?.split_at_checked(old));
-        let Some((old, new)) = parts else {
-            return Err(io::Error::other(
-                "the slice file is shorter than what was written to it",
-            ));
-        };
-        let Some(sound) = sound(old, known.len, state.compression) else {
-            return Ok(());
-        };
-        if sound.start() == known.len && sound.rows == known.figures.rows {
-            return Ok(());
-        }
-        let lost = known.figures.rows.saturating_sub(sound.rows);
-        let lost_raw = known.figures.raw_bytes.saturating_sub(sound.raw_bytes);
-        tracing::error!(
-            volume = %self.shared.label, slice = %state.id, file = %path.display(), lost,
-            "damaged frames were dropped from a slice file, the other rows go on"
-        );
-        let rest: Vec<u8> = sound
-            .ranges
-            .iter()
-            .flat_map(|range| &old[range.clone()])
-            .copied()
-            .collect();
-        let kept = CheckpointSlice {
-            len: rest.len() as u64,
-            figures: Figures {
-                rows: sound.rows,
-                raw_bytes: sound.raw_bytes,
-                ..known.figures
-            },
-            ..known
-        };
-        // From here on the file and the index disagree until all is done: after a failure only a new opening helps.
-        self.repair(&path, &rest, new, kept).inspect_err(|error| {
-            self.shared
-                .fail(format!("cannot repair {}: {error}", path.display()));
-        })?;
-        state.len = (rest.len() + new.len()) as u64;
-        state.figures.rows = state.figures.rows.saturating_sub(lost);
-        state.figures.raw_bytes = state.figures.raw_bytes.saturating_sub(lost_raw);
-        if let Some(slice) = self.shared.index.lock().slices.get_mut(&state.id) {
-            slice.file_len = state.len;
-            slice.figures = state.figures;
-        }
-        Ok(())
+    fn is_due(&self) -> bool {
+        self.next_due
+            .is_some_and(|at| at <= self.shared.clock.now())
     }
 
-    fn repair(
-        &mut self,
-        path: &Path,
-        rest: &[u8],
-        new: &[u8],
-        kept: CheckpointSlice,
-    ) -> io::Result<()> {
-        self.shared.disk.replace(path, rest)?;
-        self.checkpointed.insert(kept.id, kept);
-        // Both that are kept: an older one would take what follows for what was dropped.
-        for _ in 0..checkpoint::KEEP {
-            self.write_checkpoint()?;
-        }
-        self.shared
-            .disk
-            .open(path)?
-            .write_all_at(new, rest.len() as u64)
-    }
-
-    fn checksum(&mut self, id: SliceId, len: u64) -> io::Result<String> {
-        if len == 0 {
-            return Ok(Checksum::default().finish());
-        }
-        let file = self.shared.disk.open(&self.shared.slice_path(id))?;
-        // A rebuild may have left a longer file of an earlier run behind.
-        if file.size()? != len {
-            file.set_len(len)?;
-        }
-        match self.checksums.get(&id) {
-            Some(checksum) => Ok(checksum.clone().finish()),
-            None => Ok(Checksum::of_file(&*file, len)?.finish()),
-        }
-    }
-
-    /// Makes room in a long journal. One checkpoint frees what the one before it had covered, so it may take two.
-    fn checkpoint_if_due(&mut self) {
-        for _ in 0..2 {
-            let bytes = self.shared.index.lock().usage.bytes();
-            if bytes <= self.shared.checkpoint_bytes || self.shared.failed().is_some() {
-                break;
-            }
-            if let Err(error) = self.checkpoint() {
-                // Still wanted: at the limit of the journal no segment is started that would remind of it.
-                self.failed("cannot make a checkpoint", &error);
-                return;
-            }
-            self.free_segments();
-        }
-        self.checkpoint_wanted = false;
-    }
-
-    fn checkpoint(&mut self) -> io::Result<()> {
-        let started = Instant::now();
-        let wanted = self.shared.index.lock().usage.slices_of_older();
-        for id in wanted {
-            let synced = self.checkpointed.get(&id).map_or(0, |slice| slice.entry);
-            let current = self
-                .shared
-                .index
-                .lock()
-                .slices
-                .get(&id)
-                .map(|slice| slice.last_entry);
-            if current.is_none_or(|last| last == synced) {
-                continue;
-            }
-            match self.flush_all(id) {
-                Ok(Some(state)) => {
-                    if state.len > 0 {
-                        self.sync_slice_file(id)?;
-                    }
-                    self.checkpointed.insert(id, state);
-                }
-                Ok(None) => {}
-                // It keeps its part of the journal; the others need not.
-                Err(error) => self.failed("cannot write a slice file", &error),
-            }
-        }
-        let slices_dir = self.shared.slices_dir();
-        self.shared.disk.sync_dir(&slices_dir)?;
-        self.write_checkpoint()?;
-        tracing::info!(
-            volume = %self.shared.label, slices = self.checkpointed.len(),
-            elapsed_ms = started.elapsed().as_millis(), "checkpoint made"
-        );
-        Ok(())
-    }
-
-    /// Syncs a slice file. After a failure nothing can be said of the file any more: the volume stops, and the next opening
-    /// rebuilds the file from the journal, of which nothing was given up yet.
-    fn sync_slice_file(&self, id: SliceId) -> io::Result<()> {
-        let file = self.shared.disk.open(&self.shared.slice_path(id))?;
-        file.sync_data().inspect_err(|error| {
-            self.shared
-                .fail(format!("cannot sync the file of slice {id}: {error}"));
-        })
-    }
-
-    fn write_checkpoint(&mut self) -> io::Result<()> {
-        let shared = &self.shared;
-        let number = self.next_checkpoint;
-        let ((last_entry, last_group), named) = {
-            let mut index = shared.index.lock();
-            self.checkpointed
-                .retain(|id, _| index.slices.contains_key(id));
-            let named: HashSet<SliceId> = self.checkpointed.keys().copied().collect();
-            // From before the checkpoint exists until after the oldest one is gone, all of them count.
-            index.listed.extend(named.iter().copied());
-            (index.position, named)
-        };
-        let slices = self.checkpointed.values().cloned().collect();
-        let checkpoint = Checkpoint {
-            number,
-            last_entry,
-            last_group,
-            slices,
-        };
-        checkpoint::write(
-            &*shared.disk,
-            &shared.checkpoint_dir(),
-            shared.id,
-            &checkpoint,
-        )?;
-        self.next_checkpoint += 1;
-        let mut index = shared.index.lock();
-        index.listed = named.union(&self.named_before).copied().collect();
-        self.named_before = named;
-        for (id, state) in &self.checkpointed {
-            if let Some(slice) = index.slices.get_mut(id) {
-                slice.synced_entry_before = slice.synced_entry;
-                slice.synced_entry = state.entry;
-            }
-        }
-        drop(index);
-        checkpoint::prune(&*shared.disk, &shared.checkpoint_dir(), number)
-    }
-
-    /// Gives back segments that nobody needs, in their order. After a failure the rest waits: an older segment without its
-    /// successor could bring back what was refused.
-    fn free_segments(&mut self) {
-        loop {
-            let free = self.shared.index.lock().oldest_free_segment();
-            let Some(segment) = free else { return };
-            if let Err(error) = self.shared.pool.take_back(&segment) {
-                self.failed("cannot give back a journal segment", &error);
-                return;
-            }
-            self.shared.index.lock().usage.remove(segment.number);
-        }
-    }
-
-    /// When the next open slice reaches its age limit.
-    fn next_crossing(&self) -> Instant {
+    /// Reports slices that have reached their age limit. It looks at every slice, so it is done at each tick and when one is
+    /// due, and not more often: what gets its first row after a look is due after the next, for no limit is below a second.
+    fn report_crossings(&mut self) {
         let now = self.shared.clock.now();
-        let due = |slice: &Slice| -> Option<Timestamp> {
-            let spec = slice.spec.as_ref().filter(|_| !slice.reported)?;
-            (slice.stage == Stage::Open).then_some(())?;
-            Some(slice.figures.first_at? + spec.trigger.interval.0)
-        };
-        let index = self.shared.index.lock();
-        let next = index.slices.values().filter_map(due).min();
-        Instant::now() + next.map_or(TICK, |at| at.since(now).min(TICK))
-    }
-
-    fn report_crossings(&self) {
-        let now = self.shared.clock.now();
+        let (mut crossed, mut next_due) = (Vec::new(), None::<Timestamp>);
         let mut index = self.shared.index.lock();
-        let crossed: Vec<_> = index
-            .slices
-            .iter_mut()
-            .filter_map(|(id, slice)| slice.newly_crossed(*id, now))
-            .collect();
-        drop(index);
-        self.shared.report(crossed);
-    }
-}
-
-impl Shared {
-    /// Takes a look at the file system and shows it.
-    fn observe(&self) {
-        match self.disk.free_bytes(&self.dir) {
-            Ok(free) => self.free_bytes.store(free, Ordering::Relaxed),
-            Err(error) => {
-                tracing::warn!(volume = %self.label, error = %error, "cannot read the free space")
+        for (id, slice) in &mut index.slices {
+            crossed.extend(slice.newly_crossed(*id, now));
+            if let Some(at) = slice.due().filter(|at| *at > now) {
+                next_due = Some(next_due.map_or(at, |next| next.min(at)));
             }
         }
-        let index = self.index.lock();
-        let journal_bytes = index.usage.bytes();
-        let slices = index.slices.len();
-        let full = self.is_full(&index.usage);
         drop(index);
-        let free_bytes = self.free_bytes.load(Ordering::Relaxed);
-        self.metrics
-            .observe(journal_bytes, slices, free_bytes, self.queue.bytes());
-        self.metrics.healthy(self.failed().is_none() && !full);
+        self.next_due = next_due;
+        self.shared.report(crossed);
     }
 }

@@ -15,6 +15,8 @@ use super::segment;
 
 /// Name of the file.
 pub(super) const FILE: &str = "volume-id";
+/// Name of the file that is locked while the volume is open.
+pub(super) const LOCK: &str = "lock";
 
 /// What a directory says about its identity.
 #[derive(Debug)]

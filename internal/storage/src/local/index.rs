@@ -15,6 +15,7 @@ use stream_model::{SessionId, SliceId, Timestamp};
 
 use super::format::SealEntry;
 use super::segment::{Segment, Usage};
+use super::space::{SinkSpace, Space};
 use super::volume::{Content, CrossedSlice, SliceSpec};
 use crate::wire::{Opened, Sealed};
 
@@ -29,6 +30,8 @@ pub(super) struct Index {
     pub leaving: HashSet<SliceId>,
     /// The last committed entry and group.
     pub position: (u64, u64),
+    /// What the slices occupy.
+    pub space: Space,
 }
 
 /// One slice.
@@ -44,8 +47,9 @@ pub(super) struct Slice {
     pub stage: Stage,
     /// Committed frames that are not in the slice file yet, oldest first.
     pub pending: VecDeque<Frame>,
-    /// Bytes of `pending` before compression.
+    /// Bytes of `pending` before compression, and as they came.
     pub pending_raw: u64,
+    pub pending_len: u64,
     /// Length of the slice file, as written.
     pub file_len: u64,
     /// The last entry, of any kind, that concerns the slice.
@@ -57,6 +61,8 @@ pub(super) struct Slice {
     pub synced_entry_before: u64,
     /// Whether the crossing of its trigger was reported in this run.
     pub reported: bool,
+    /// Where its bytes are counted; none until the writer has said whose rows it holds.
+    pub space: Option<Arc<SinkSpace>>,
 }
 
 /// Where a slice is in its life on the volume.
@@ -107,13 +113,20 @@ impl Slice {
             stage: Stage::Open,
             pending: VecDeque::new(),
             pending_raw: 0,
+            pending_len: 0,
             file_len: 0,
             last_entry: 0,
             flushed_entry: 0,
             synced_entry: 0,
             synced_entry_before: 0,
             reported: false,
+            space: None,
         }
+    }
+
+    /// Bytes that the slice occupies outside the journal, or will when its frames are in its file.
+    pub fn occupied(&self) -> u64 {
+        self.file_len + self.pending_len
     }
 
     pub fn last(&self, session: SessionId) -> u64 {
@@ -153,7 +166,18 @@ impl Slice {
         });
         self.last_entry = part.frame.entry;
         self.pending_raw += u64::from(part.frame.raw);
+        self.pending_len += u64::from(part.frame.len);
         self.pending.push_back(part.frame);
+    }
+
+    /// When the slice reaches its age limit; none when that concerns nobody.
+    pub fn due(&self) -> Option<Timestamp> {
+        let spec = self.spec.as_ref().filter(|_| !self.reported)?;
+        let first_at = self
+            .figures
+            .first_at
+            .filter(|_| self.stage == Stage::Open)?;
+        Some(first_at + spec.trigger.interval.0)
     }
 
     /// The limit of its trigger that the slice has reached, the first time it is asked after that.
@@ -188,6 +212,7 @@ impl Index {
             .entry(part.slice)
             .or_insert_with(|| Slice::new(compression));
         if part.frame.entry > slice.flushed_entry {
+            self.space.add(slice.space.as_ref(), part.frame.len.into());
             slice.add(part);
         }
     }
@@ -216,11 +241,12 @@ impl Index {
     /// Takes in a committed release. Returns whether there was a slice.
     pub fn release(&mut self, id: SliceId, segment: u64) -> bool {
         self.usage.record_release(segment, id);
-        let known = self.slices.remove(&id).is_some();
-        if known {
-            self.leaving.insert(id);
-        }
-        known
+        let Some(slice) = self.slices.remove(&id) else {
+            return false;
+        };
+        self.space.remove(&slice);
+        self.leaving.insert(id);
+        true
     }
 
     /// What a session is told when it opens the slice.

@@ -7,11 +7,9 @@
 //! Both hold the volume's lock together with others that only look, so that no process opens it meanwhile. A volume that is
 //! in use can be inspected, and figures may be moving; it cannot be verified, because what is being written looks damaged.
 
-mod frames;
 mod identity;
 mod inspection;
 mod journal;
-mod loss;
 mod read_only;
 mod report;
 mod slices;
@@ -30,18 +28,21 @@ pub use self::inspection::{
     Verification,
 };
 use self::read_only::ReadOnlyDisk;
+use super::ballast;
 use super::checkpoint::{self, Checkpoint};
 use super::disk::{Disk, DiskLock};
+use super::durable;
 use super::format::Seed;
+use super::identity::{FILE, LOCK};
+use super::loss::{self, Hole, Missing};
 use super::recovery::{self, Damage, Recovered};
+use super::scan::scan;
 use super::segment;
 use super::volume::Options;
 
-const VOLUME_ID: &str = "volume-id";
 const JOURNAL: &str = "journal";
 const CHECKPOINT: &str = "checkpoint";
 const SLICES: &str = "slices";
-const LOCK: &str = "lock";
 /// An opening that runs meanwhile moves files under the eyes of the inspection.
 const ATTEMPTS: u32 = 5;
 
@@ -109,7 +110,7 @@ enum Depth {
 /// Whether the directory is a volume: it has an identity or a journal.
 #[must_use]
 pub fn is_volume(dir: &Path) -> bool {
-    dir.join(VOLUME_ID).is_file() || dir.join(JOURNAL).is_dir()
+    dir.join(FILE).is_file() || dir.join(JOURNAL).is_dir()
 }
 
 /// Tells what is on the volume in a directory.
@@ -215,12 +216,12 @@ impl Look {
         )
         .map_err(failed())?;
         let inspection = self.summary(usage, walk.segments).map_err(failed())?;
-        let mut findings = inspection.damage.clone();
-        findings.extend(walk.remains);
-        let mut notes = walk.notes;
-        for damage in findings.iter_mut().chain(&mut notes) {
+        let (mut remains, mut notes) = (walk.remains, walk.notes);
+        for damage in remains.iter_mut().chain(&mut notes) {
             self.count_rows(damage, &walk.released).map_err(failed())?;
         }
+        let mut findings = inspection.damage.clone();
+        findings.extend(remains);
         findings.extend(walk.findings);
         findings.extend(files);
         Ok(Verification {
@@ -231,40 +232,30 @@ impl Look {
         })
     }
 
-    /// Counts the rows that are lost with damaged bytes of the journal: those that no slice file has.
+    /// Counts the rows that are lost with bytes of the journal which an opening does not report: those that no slice file has.
     fn count_rows(&self, damage: &mut Damage, released: &HashSet<SliceId>) -> io::Result<()> {
         let Some(number) = segment::segment_number(&damage.file) else {
             return Ok(());
         };
-        if damage.rows.is_some() {
+        let bytes = ReadOnlyDisk.read(&damage.file)?;
+        let (from, to) = (usize::try_from(damage.from), usize::try_from(damage.to));
+        let range = from.unwrap_or(usize::MAX)..to.unwrap_or(usize::MAX);
+        let hole = Hole {
+            volume: self.id,
+            segment: number,
+            from: damage.from,
+            bytes: bytes.get(range).unwrap_or_default(),
+        };
+        let found = scan(&bytes, Seed::new(self.id, number)).entries;
+        let last = found.iter().rfind(|entry| entry.offset < damage.from);
+        let missing = Missing::behind_last(last.map(|last| &last.header), None);
+        if hole.bytes.is_empty() {
             return Ok(());
         }
-        let bytes = match ReadOnlyDisk.read(&damage.file) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            read => read?,
-        };
-        let entries = loss::entries_between(&bytes, damage, Seed::new(self.id, number));
-        let bounded = *entries.start() > 1 && *entries.end() < u64::MAX;
-        let count = bounded.then(|| (entries.end() + 1).saturating_sub(*entries.start()));
-        let is_old = |bytes: &[u8]| journal::is_of_earlier_use(bytes, self.id, number);
-        let Some(parts) = loss::parts_in(&bytes, damage.from, damage.to, count, is_old) else {
-            return Ok(());
-        };
-        let newest = &self.recovered.newest.slices;
-        damage.rows = parts
-            .iter()
-            .filter(|part| !released.contains(&part.slice))
-            .map(|part| {
-                let covered = newest.iter().find(|state| state.id == part.slice);
-                let rows = u64::from(part.rows);
-                match covered.map_or(0, |state| state.entry) {
-                    covered if *entries.start() > covered => Some(rows),
-                    covered if *entries.end() <= covered => Some(0),
-                    // Whether a checkpoint covers an entry without a number cannot be told.
-                    _ => None,
-                }
-            })
-            .sum();
+        let Recovered { index, newest, .. } = &self.recovered;
+        damage.rows = hole
+            .entries(&missing)
+            .and_then(|lost| loss::rows(&lost, index, released, newest.last_entry));
         Ok(())
     }
 
@@ -321,16 +312,25 @@ fn is_known(dir: &str, entry: &fs::DirEntry) -> io::Result<bool> {
     let (path, is_file) = (entry.path(), entry.file_type()?.is_file());
     Ok(match dir {
         JOURNAL => {
-            is_file && (segment::segment_number(&path).is_some() || segment::is_spare(&path))
+            is_file
+                && (segment::segment_number(&path).is_some()
+                    || segment::is_spare(&path)
+                    || ballast::is_ballast(&path))
         }
-        CHECKPOINT => is_file && checkpoint::number_of(&path).is_some(),
+        // What a process that ended has left of one is removed by the next opening.
+        CHECKPOINT => {
+            is_file && (checkpoint::number_of(&path).is_some() || checkpoint::is_unfinished(&path))
+        }
         // Recovery knows which slices are.
         SLICES => is_file,
         _ => {
             let name = entry.file_name();
             let is_one_of = |names: &[&str]| names.iter().any(|known| name == *known);
             match is_file {
-                true => is_one_of(&[VOLUME_ID, LOCK]),
+                true => {
+                    is_one_of(&[FILE, LOCK])
+                        || path == durable::temporary(&path.with_file_name(FILE))
+                }
                 false => is_one_of(&[JOURNAL, CHECKPOINT, SLICES]),
             }
         }

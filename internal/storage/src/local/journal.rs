@@ -8,9 +8,11 @@ use std::sync::Arc;
 
 use stream_model::VolumeId;
 
+use super::ballast::Ballast;
 use super::disk::Disk;
 use super::format::{BLOCK, Seed};
-use super::segment::{Pool, Segment};
+use super::segment::{Need, Pool, Segment};
+use crate::crash::{self, Point};
 
 /// Whether a group must be durable before it is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,7 +77,7 @@ impl Journal {
     /// When the segment cannot be made.
     pub fn start(volume: VolumeId, pool: Arc<Pool>, resume: Resume) -> io::Result<Self> {
         let header = Pool::next_header(volume, resume.previous, resume.previous_valid_to);
-        let segment = Arc::new(pool.make(&header, 0)?);
+        let segment = Arc::new(pool.make(&header, 0, Need::Upkeep)?);
         Ok(Self {
             volume,
             pool,
@@ -120,14 +122,14 @@ impl Journal {
     ///
     /// # Errors
     /// When the next segment cannot be made. Nothing of the group is written then, and it is safe to try again.
-    pub fn make_room(&mut self, bytes: u64) -> io::Result<Option<Arc<Segment>>> {
+    pub fn make_room(&mut self, bytes: u64, need: Need) -> io::Result<Option<Arc<Segment>>> {
         if !self.left && self.offset + bytes <= self.segment.size {
             return Ok(None);
         }
-        self.next_segment(bytes).map(Some)
+        self.next_segment(bytes, need).map(Some)
     }
 
-    fn next_segment(&mut self, bytes: u64) -> io::Result<Arc<Segment>> {
+    fn next_segment(&mut self, bytes: u64, need: Need) -> io::Result<Arc<Segment>> {
         // Groups that were written without a sync are vouched for by the header of the next segment. When they cannot be
         // synced they may be lost, as their class allows; the sync is not tried again.
         if self.offset > self.synced
@@ -137,8 +139,9 @@ impl Journal {
             tracing::warn!(error = %error, "records of a weaker durability class may be lost");
         }
         self.left = true;
+        crash::point(Point::SegmentFull);
         let header = Pool::next_header(self.volume, self.segment.number, self.offset);
-        let segment = self.pool.make(&header, bytes)?;
+        let segment = self.pool.make(&header, bytes, need)?;
         self.enter(segment);
         Ok(Arc::clone(&self.segment))
     }
@@ -156,16 +159,18 @@ impl Journal {
     /// See [`WriteError`]. After `Discarded` the journal has gone on to the next segment; after `Uncertain` it must not be
     /// used any more.
     pub fn write(&mut self, group: &[u8], sync: Sync) -> Result<(), WriteError> {
-        let written =
-            self.segment
-                .file
-                .write_all_at(group, self.offset)
-                .and_then(|()| match sync {
-                    Sync::Data => self.segment.file.sync_data(),
-                    Sync::None => Ok(()),
-                });
+        let written = self
+            .segment
+            .file
+            .write_all_at(group, self.offset)
+            .inspect(|()| crash::point(Point::GroupWritten))
+            .and_then(|()| match sync {
+                Sync::Data => self.segment.file.sync_data(),
+                Sync::None => Ok(()),
+            });
         match written {
             Ok(()) => {
+                crash::point(Point::GroupSynced);
                 self.offset = (self.offset + group.len() as u64).next_multiple_of(BLOCK);
                 if sync == Sync::Data {
                     self.synced = self.offset;
@@ -176,14 +181,36 @@ impl Journal {
         }
     }
 
+    /// Tries whether the disk works, by writing zeroes to where the next group goes and syncing them. That is what stands there
+    /// in a new segment. [`Self::make_room`] has made room for a block.
+    ///
+    /// # Errors
+    /// As [`Self::write`].
+    pub fn probe(&mut self) -> Result<(), WriteError> {
+        let file = &self.segment.file;
+        let zeroes = [0; BLOCK as usize];
+        match file
+            .write_all_at(&zeroes, self.offset)
+            .and_then(|()| file.sync_data())
+        {
+            Ok(()) => {
+                self.synced = self.offset;
+                Ok(())
+            }
+            Err(cause) => Err(self.retire(cause)),
+        }
+    }
+
     /// Leaves the current segment after a failure. It is not synced again: what a sync says after a failed one is
     /// worthless, because the system may have dropped the pages it could not write.
     /// See Rebello et al., "Can Applications Recover from fsync Failures?", USENIX ATC 2020.
     fn retire(&mut self, cause: io::Error) -> WriteError {
+        crash::point(Point::GroupFailed);
         let header = Pool::next_header(self.volume, self.segment.number, self.offset);
-        match self.pool.make(&header, 0) {
+        match self.pool.make(&header, 0, Need::Upkeep) {
             Ok(segment) => {
                 self.enter(segment);
+                crash::point(Point::GroupDiscarded);
                 WriteError::Discarded(cause)
             }
             Err(retire) => WriteError::Uncertain { cause, retire },
@@ -196,7 +223,7 @@ pub(super) fn pool(
     disk: Arc<dyn Disk>,
     dir: std::path::PathBuf,
     segment_bytes: u64,
-    spares: Vec<std::path::PathBuf>,
+    ballast: Ballast,
 ) -> Arc<Pool> {
-    Arc::new(Pool::new(disk, dir, segment_bytes, spares))
+    Arc::new(Pool::new(disk, dir, segment_bytes, ballast))
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use prometheus::core::Collector;
 use prometheus::{
     GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry,
 };
@@ -20,9 +21,36 @@ pub struct Metrics {
     pub(super) damaged_entries: IntCounterVec,
     pub(super) queue_bytes: IntGaugeVec,
     pub(super) journal_bytes: IntGaugeVec,
+    pub(super) slice_bytes: IntGaugeVec,
+    pub(super) ballast_bytes: IntGaugeVec,
+    pub(super) limit_bytes: IntGaugeVec,
     pub(super) free_bytes: IntGaugeVec,
     pub(super) slices: IntGaugeVec,
+    pub(super) sinks_at_limit: IntGaugeVec,
+    pub(super) unsealed_seconds: GaugeVec,
+    pub(super) unreleased_seconds: GaugeVec,
     pub(super) healthy: GaugeVec,
+}
+
+/// What a look at a volume saw.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Observation {
+    /// Segments in use.
+    pub journal_bytes: u64,
+    /// Slices that are not released.
+    pub slice_bytes: u64,
+    /// Files that are kept for a full disk.
+    pub ballast_bytes: u64,
+    /// Room in the file system.
+    pub free_bytes: u64,
+    /// Batches that wait.
+    pub queue_bytes: u64,
+    pub slices: u64,
+    pub sinks_at_limit: u64,
+    /// Age of the oldest record in a slice that takes rows; 0 when there is none.
+    pub unsealed_seconds: f64,
+    /// Age of the oldest record on the volume; 0 when there is none.
+    pub unreleased_seconds: f64,
 }
 
 /// The metrics of one volume.
@@ -33,10 +61,18 @@ pub(super) struct VolumeMetrics {
 }
 
 impl VolumeMetrics {
-    pub fn new(label: String, all: Metrics) -> Self {
+    /// `limit` is the most that journal and slices may occupy, in bytes.
+    pub fn new(label: String, limit: Option<u64>, all: Metrics) -> Self {
         let metrics = Self { label, all };
         metrics.healthy(true);
+        metrics.set(&metrics.all.limit_bytes, limit.unwrap_or(0));
         metrics
+    }
+
+    fn set(&self, gauge: &IntGaugeVec, value: u64) {
+        gauge
+            .with_label_values(&[&self.label])
+            .set(i64::try_from(value).unwrap_or(i64::MAX));
     }
 
     pub fn group(&self, entries: usize, bytes: usize, sync: Sync, elapsed: Duration) {
@@ -70,6 +106,8 @@ impl VolumeMetrics {
             RefusalReason::OutOfOrder => "out_of_order",
             RefusalReason::TooManySessions(_) => "too_many_sessions",
             RefusalReason::DiskFull => "disk_full",
+            RefusalReason::VolumeFull => "volume_full",
+            RefusalReason::SinkFull(_) => "sink_full",
             RefusalReason::Overloaded => "overloaded",
             RefusalReason::WriteFailed => "write_failed",
             RefusalReason::Superseded => "superseded",
@@ -96,17 +134,21 @@ impl VolumeMetrics {
             .set(f64::from(u8::from(healthy)));
     }
 
-    pub fn observe(&self, journal_bytes: u64, slices: usize, free_bytes: u64, queue_bytes: usize) {
-        let labels = [self.label.as_str()];
-        let set = |gauge: &IntGaugeVec, value: u64| {
-            gauge
-                .with_label_values(&labels)
-                .set(i64::try_from(value).unwrap_or(i64::MAX));
-        };
-        set(&self.all.journal_bytes, journal_bytes);
-        set(&self.all.slices, slices as u64);
-        set(&self.all.free_bytes, free_bytes);
-        set(&self.all.queue_bytes, queue_bytes as u64);
+    pub fn observe(&self, seen: &Observation) {
+        self.set(&self.all.journal_bytes, seen.journal_bytes);
+        self.set(&self.all.slice_bytes, seen.slice_bytes);
+        self.set(&self.all.ballast_bytes, seen.ballast_bytes);
+        self.set(&self.all.free_bytes, seen.free_bytes);
+        self.set(&self.all.queue_bytes, seen.queue_bytes);
+        self.set(&self.all.slices, seen.slices);
+        self.set(&self.all.sinks_at_limit, seen.sinks_at_limit);
+        let ages = [
+            (&self.all.unsealed_seconds, seen.unsealed_seconds),
+            (&self.all.unreleased_seconds, seen.unreleased_seconds),
+        ];
+        for (gauge, seconds) in ages {
+            gauge.with_label_values(&[&self.label]).set(seconds);
+        }
     }
 }
 
@@ -125,30 +167,35 @@ impl Metrics {
     /// When the registry already has metrics of these names.
     pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
         let metrics = Self::build();
-        registry.register(Box::new(metrics.sync_seconds.clone()))?;
-        registry.register(Box::new(metrics.group_entries.clone()))?;
-        registry.register(Box::new(metrics.journal_written_bytes.clone()))?;
-        registry.register(Box::new(metrics.slice_written_bytes.clone()))?;
-        registry.register(Box::new(metrics.refused.clone()))?;
-        registry.register(Box::new(metrics.damaged_entries.clone()))?;
-        registry.register(Box::new(metrics.queue_bytes.clone()))?;
-        registry.register(Box::new(metrics.journal_bytes.clone()))?;
-        registry.register(Box::new(metrics.free_bytes.clone()))?;
-        registry.register(Box::new(metrics.slices.clone()))?;
-        registry.register(Box::new(metrics.healthy.clone()))?;
+        for collector in metrics.collectors() {
+            registry.register(collector)?;
+        }
         Ok(metrics)
     }
 
+    fn collectors(&self) -> [Box<dyn Collector>; 17] {
+        [
+            Box::new(self.sync_seconds.clone()),
+            Box::new(self.group_entries.clone()),
+            Box::new(self.journal_written_bytes.clone()),
+            Box::new(self.slice_written_bytes.clone()),
+            Box::new(self.refused.clone()),
+            Box::new(self.damaged_entries.clone()),
+            Box::new(self.queue_bytes.clone()),
+            Box::new(self.journal_bytes.clone()),
+            Box::new(self.slice_bytes.clone()),
+            Box::new(self.ballast_bytes.clone()),
+            Box::new(self.limit_bytes.clone()),
+            Box::new(self.free_bytes.clone()),
+            Box::new(self.slices.clone()),
+            Box::new(self.sinks_at_limit.clone()),
+            Box::new(self.unsealed_seconds.clone()),
+            Box::new(self.unreleased_seconds.clone()),
+            Box::new(self.healthy.clone()),
+        ]
+    }
+
     fn build() -> Self {
-        const VALID: &str = "names and labels are constants in this file";
-        let histogram = |name: &str, help: &str, buckets: Vec<f64>| {
-            HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets), LABELS).expect(VALID)
-        };
-        let counter = |name: &str, help: &str, labels: &[&str]| {
-            IntCounterVec::new(Opts::new(name, help), labels).expect(VALID)
-        };
-        let gauge =
-            |name: &str, help: &str| IntGaugeVec::new(Opts::new(name, help), LABELS).expect(VALID);
         Self {
             sync_seconds: histogram(
                 "stream_volume_sync_seconds",
@@ -164,17 +211,17 @@ impl Metrics {
             ),
             journal_written_bytes: counter(
                 "stream_volume_journal_written_bytes_total",
-                "Bytes written to the journal, with headers and padding.",
+                "Bytes written to the journal, with headers and padding. A faster rise means more load, or smaller groups.",
                 LABELS,
             ),
             slice_written_bytes: counter(
                 "stream_volume_slice_written_bytes_total",
-                "Bytes written to slice files.",
+                "Bytes written to slice files. A faster rise means more load, or slices that are rebuilt after an opening.",
                 LABELS,
             ),
             refused: counter(
                 "stream_volume_refused_batches_total",
-                "Batches that were not written, by reason. disk_full and overloaded mean that clients are being turned away.",
+                "Batches that were not written, by reason. disk_full, volume_full, sink_full and overloaded mean that clients are being turned away, write_failed that the disk fails.",
                 &["volume", "reason"],
             ),
             damaged_entries: counter(
@@ -184,28 +231,67 @@ impl Metrics {
             ),
             queue_bytes: gauge(
                 "stream_volume_queue_bytes",
-                "Bytes of batches that wait for their commit group. A rise means the disk is slower than the clients.",
+                "Bytes of batches that wait for their commit group. A rise means the disk is slower than the clients; at 64 MiB batches are refused.",
             ),
             journal_bytes: gauge(
                 "stream_volume_journal_bytes",
                 "Bytes of journal segments in use. A rise means that slices are not uploaded; at the limit batches are refused.",
             ),
+            slice_bytes: gauge(
+                "stream_volume_slice_bytes",
+                "Bytes of slices that are not released. A rise means that uploads are behind the clients.",
+            ),
+            ballast_bytes: gauge(
+                "stream_volume_ballast_bytes",
+                "Bytes of the files that are kept for opening and sealing on a full disk. A fall means that the disk was so full that they were needed.",
+            ),
+            limit_bytes: gauge(
+                "stream_volume_limit_bytes",
+                "The most that journal and slices may occupy together, 0 for no limit. It changes with the configuration only; batches are refused when the two come to it.",
+            ),
             free_bytes: gauge(
                 "stream_volume_free_bytes",
-                "Free bytes of the file system. Below the reserve batches are refused.",
+                "Free bytes of the file system. A fall means that the disk fills; below the reserve batches are refused.",
             ),
             slices: gauge(
                 "stream_volume_slices",
-                "Slices on the volume, open or waiting for their upload.",
+                "Slices on the volume, open or waiting for their upload. A rise without new sinks means that uploads are behind.",
             ),
-            healthy: GaugeVec::new(
-                Opts::new(
-                    "stream_volume_healthy",
-                    "1 while the volume takes batches, 0 when it failed or is full.",
-                ),
-                LABELS,
-            )
-            .expect(VALID),
+            sinks_at_limit: gauge(
+                "stream_volume_sinks_at_limit",
+                "Sinks that hold as much on the volume as they may. Above 0 their clients are being turned away: uploads are behind, or the limit is too low.",
+            ),
+            unsealed_seconds: fraction(
+                "stream_volume_oldest_unsealed_seconds",
+                "Age of the oldest record in a slice that still takes rows, 0 when there is none. A rise beyond the upload interval means that slices are not closed or sealed: see the coordinator and the state.",
+            ),
+            unreleased_seconds: fraction(
+                "stream_volume_oldest_unreleased_seconds",
+                "Age of the oldest record that is on this disk only, 0 when there is none. A rise beyond the upload interval means that uploads fail or are behind; with the disk these records would be lost.",
+            ),
+            healthy: fraction(
+                "stream_volume_healthy",
+                "1 while the volume takes batches, 0 when its disk fails or it is full. A fall means that its clients are turned away, or go to other volumes.",
+            ),
         }
     }
+}
+
+const VALID: &str = "names and labels are constants in this file";
+
+fn histogram(name: &str, help: &str, buckets: Vec<f64>) -> HistogramVec {
+    HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets), LABELS).expect(VALID)
+}
+
+fn counter(name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+    IntCounterVec::new(Opts::new(name, help), labels).expect(VALID)
+}
+
+fn gauge(name: &str, help: &str) -> IntGaugeVec {
+    IntGaugeVec::new(Opts::new(name, help), LABELS).expect(VALID)
+}
+
+/// A gauge that is no whole number.
+fn fraction(name: &str, help: &str) -> GaugeVec {
+    GaugeVec::new(Opts::new(name, help), LABELS).expect(VALID)
 }

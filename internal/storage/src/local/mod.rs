@@ -39,23 +39,29 @@
 //!
 //! The format of every file is described in `docs/formats.md`.
 
+mod ballast;
 mod checkpoint;
 mod commit;
 pub mod disk;
 pub mod durable;
 mod flush;
 mod format;
+mod frames;
 mod identity;
 mod index;
 pub mod inspect;
 mod journal;
+mod loss;
 mod metrics;
+mod observe;
 mod queue;
 mod recovery;
 mod scan;
 mod segment;
 mod slice_file;
 mod sound;
+mod space;
+mod suspension;
 #[cfg(test)]
 mod tests;
 mod volume;

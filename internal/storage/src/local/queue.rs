@@ -34,6 +34,8 @@ pub(super) enum Op {
     Release {
         slice: SliceId,
     },
+    /// Try whether the disk works again.
+    Probe,
 }
 
 pub(super) type OpenReply = oneshot::Sender<BTreeMap<SliceId, Opened>>;
@@ -210,7 +212,7 @@ impl Queue {
         self.filled.notify_one();
     }
 
-    /// Queues a seal or a release. After the queue was closed it is dropped.
+    /// Queues a seal, a release or a probe. After the queue was closed it is dropped.
     pub fn push(&self, op: Op) {
         let mut state = self.state.lock();
         if state.closed.is_none() {

@@ -9,15 +9,30 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::Mutex;
 use stream_model::{SliceId, VolumeId};
 
+use super::ballast::{Ballast, is_full};
 use super::disk::{Disk, DiskFile};
 use super::format::{BLOCK, SegmentHeader};
+use crate::crash::{self, Point};
 
 /// Extension of segments in use.
 pub(super) const SEGMENT: &str = "segment";
 /// Extension of segments that wait to be used again.
 const SPARE: &str = "spare";
-/// Spare segments to keep. One is taken while the next is made.
-const MAX_SPARES: usize = 2;
+/// Spare segments that are kept at least. One is taken while the next is made.
+pub(super) const FEW_SPARES: usize = 2;
+/// Spare segments that are kept at most.
+pub(super) const MANY_SPARES: usize = 8;
+/// The least room for entries in a segment that is made on a full disk: hundreds of seals.
+const LEAST_ROOM: u64 = 64 << 10;
+
+/// What a segment is needed for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Need {
+    /// Batches: they are refused when there is no room.
+    Batches,
+    /// Opening the volume, seals, releases, going on after a failure. On a full disk the segment is a short one.
+    Upkeep,
+}
 
 /// An open segment. Frames that are not in a slice file yet hold on to it.
 #[derive(Debug)]
@@ -72,23 +87,21 @@ pub(super) struct Pool {
     dir: PathBuf,
     segment_bytes: u64,
     spares: Mutex<Vec<PathBuf>>,
+    pub ballast: Ballast,
     /// Numbers the names of prepared segments. A name is never used twice: the segment that had it may have been taken a
     /// moment ago and still carry it.
     prepared: AtomicU64,
 }
 
 impl Pool {
-    pub fn new(
-        disk: Arc<dyn Disk>,
-        dir: PathBuf,
-        segment_bytes: u64,
-        spares: Vec<PathBuf>,
-    ) -> Self {
+    /// A pool without spares.
+    pub fn new(disk: Arc<dyn Disk>, dir: PathBuf, segment_bytes: u64, ballast: Ballast) -> Self {
         Self {
             disk,
             dir,
             segment_bytes,
-            spares: Mutex::new(spares),
+            spares: Mutex::default(),
+            ballast,
             prepared: AtomicU64::new(0),
         }
     }
@@ -102,7 +115,7 @@ impl Pool {
     ///
     /// # Errors
     /// What the disk says. The segment may then exist in part; trying again with the same number replaces it.
-    pub fn make(&self, header: &SegmentHeader, payload: u64) -> io::Result<Segment> {
+    pub fn make(&self, header: &SegmentHeader, payload: u64, need: Need) -> io::Result<Segment> {
         let size = self
             .segment_bytes
             .max(BLOCK + payload.next_multiple_of(BLOCK));
@@ -113,14 +126,17 @@ impl Pool {
         };
         let temporary = match spare {
             Some(spare) => spare,
-            None => self.write_zeroes(&spare_path(&self.dir, header.number), size)?,
+            None => self.write_anew(header.number, size, payload, need)?,
         };
         let file = self.disk.open(&temporary)?;
         file.write_all_at(&header.encode(), 0)?;
         file.sync_data()?;
+        crash::point(Point::SegmentHeaded);
         let path = segment_path(&self.dir, header.number);
         self.disk.rename(&temporary, &path)?;
+        crash::point(Point::SegmentRenamed);
         self.disk.sync_dir(&self.dir)?;
+        crash::point(Point::SegmentNamed);
         let size = file.size()?;
         Ok(Segment {
             number: header.number,
@@ -140,46 +156,46 @@ impl Pool {
         }
         let number = self.prepared.fetch_add(1, Ordering::Relaxed);
         let name = format!("prepared-{number:016x}.{SPARE}");
-        let path = self.write_zeroes(&self.dir.join(name), self.segment_bytes)?;
+        let path = self.dir.join(name);
+        write_zeroes(&*self.disk, &path, self.segment_bytes)?;
+        crash::point(Point::SegmentPrepared);
         self.spares.lock().push(path);
         Ok(())
     }
 
-    fn write_zeroes(&self, path: &Path, size: u64) -> io::Result<PathBuf> {
-        match self.try_write_zeroes(path, size) {
-            Ok(()) => Ok(path.to_owned()),
-            Err(error) => {
-                // Half a segment must not take the room that others need, least of all on a full disk.
-                let _ = self.disk.remove(path);
-                Err(error)
+    /// A file of zeroes for a segment. When there is no room for `size` bytes, upkeep gets as many as there are, at least
+    /// what `payload` takes; for that the ballast is given up.
+    fn write_anew(&self, number: u64, size: u64, payload: u64, need: Need) -> io::Result<PathBuf> {
+        let path = spare_path(&self.dir, number);
+        let least = (BLOCK + payload.max(LEAST_ROOM))
+            .next_multiple_of(BLOCK)
+            .min(size);
+        let mut wanted = size;
+        loop {
+            match write_zeroes(&*self.disk, &path, wanted) {
+                Ok(()) => return Ok(path),
+                Err(error) if need == Need::Batches || !is_full(&error) => return Err(error),
+                Err(_) if wanted > least => {
+                    wanted = (wanted / 2).next_multiple_of(BLOCK).max(least);
+                }
+                Err(_) if self.ballast.release()? => wanted = size,
+                Err(_) if self.ballast.take(&path, least)? => return Ok(path),
+                Err(error) => return Err(error),
             }
         }
     }
 
-    fn try_write_zeroes(&self, path: &Path, size: u64) -> io::Result<()> {
-        const CHUNK: u64 = 1 << 20;
-        let file = self.disk.create(path)?;
-        file.set_len(0)?;
-        let zeroes = vec![0; CHUNK as usize];
-        let mut offset = 0;
-        while offset < size {
-            let count = CHUNK.min(size - offset);
-            file.write_all_at(&zeroes[..count as usize], offset)?;
-            offset += count;
-        }
-        file.sync_data()
-    }
-
-    /// Takes back a segment: it becomes a spare, or is removed when there are enough.
+    /// Takes back a segment: it becomes a spare, or is removed when there are `enough`.
     ///
     /// # Errors
     /// What the disk says. The segment is then found again at the next opening.
-    pub fn take_back(&self, segment: &Segment) -> io::Result<()> {
+    pub fn take_back(&self, segment: &Segment, enough: usize) -> io::Result<()> {
         // Only the flush thread adds spares, so there cannot be too many; the lock is not held while the disk works, because
         // the commit thread may want a spare just then.
-        let enough = self.spares.lock().len() >= MAX_SPARES;
-        if segment.size != self.segment_bytes || enough {
+        let is_enough = self.spares.lock().len() >= enough;
+        if segment.size != self.segment_bytes || is_enough {
             self.disk.remove(&segment.path)?;
+            crash::point(Point::SegmentRemoved);
             return self.disk.sync_dir(&self.dir);
         }
         let spare = spare_path(&self.dir, segment.number);
@@ -188,10 +204,29 @@ impl Pool {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             renamed => renamed?,
         }
+        crash::point(Point::SegmentGivenBack);
         self.disk.sync_dir(&self.dir)?;
+        crash::point(Point::SegmentSpared);
         // Only now: the file gets another header soon, and must not come back under its old name with it.
         self.spares.lock().push(spare);
         Ok(())
+    }
+
+    /// Removes spares until there are no more than `enough`.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn trim(&self, enough: usize) -> io::Result<()> {
+        loop {
+            let spare = {
+                let mut spares = self.spares.lock();
+                if spares.len() <= enough {
+                    return Ok(());
+                }
+                spares.remove(0)
+            };
+            self.disk.remove(&spare)?;
+        }
     }
 
     /// The header of the segment that follows `previous`.
@@ -203,6 +238,32 @@ impl Pool {
             previous_valid_to,
         }
     }
+}
+
+/// Writes a file full of zeroes and makes it durable, but not its name. After a failure there is none.
+///
+/// # Errors
+/// What the disk says.
+pub(super) fn write_zeroes(disk: &dyn Disk, path: &Path, size: u64) -> io::Result<()> {
+    try_write_zeroes(disk, path, size).inspect_err(|_| {
+        // Half a segment must not take the room that others need, least of all on a full disk.
+        let _ = disk.remove(path);
+    })
+}
+
+fn try_write_zeroes(disk: &dyn Disk, path: &Path, size: u64) -> io::Result<()> {
+    const CHUNK: u64 = 1 << 20;
+    let file = disk.create(path)?;
+    file.set_len(0)?;
+    let zeroes = vec![0; CHUNK as usize];
+    let mut offset = 0;
+    while offset < size {
+        let count = CHUNK.min(size - offset);
+        file.write_all_at(&zeroes[..count as usize], offset)?;
+        offset += count;
+    }
+    crash::point(Point::SegmentZeroed);
+    file.sync_data()
 }
 
 /// Which slices have entries in which segments.
@@ -248,6 +309,18 @@ impl Usage {
     /// Bytes of all segments in use.
     pub fn bytes(&self) -> u64 {
         self.segments.values().map(|usage| usage.segment.size).sum()
+    }
+
+    /// Bytes of the newest of them.
+    pub fn newest_bytes(&self) -> u64 {
+        let newest = self.segments.last_key_value();
+        newest.map_or(0, |(_, usage)| usage.segment.size)
+    }
+
+    /// Length of the longest of them.
+    pub fn longest(&self) -> u64 {
+        let lengths = self.segments.values().map(|usage| usage.segment.size);
+        lengths.max().unwrap_or(0)
     }
 
     /// Whether they are more than `bytes`. A single segment, of whatever length, is not: it is the newest, which is never given
@@ -301,12 +374,20 @@ mod tests {
         SliceId::from_bytes([n; 16])
     }
 
+    fn pool(dir: &Path) -> Pool {
+        let disk = Arc::new(OsDisk);
+        let ballast = Ballast::find(Arc::clone(&disk) as _, dir.to_owned()).expect("readable");
+        Pool::new(disk, dir.to_owned(), 2 * BLOCK, ballast)
+    }
+
     fn usage(dir: &Path, segments: u64) -> Usage {
-        let pool = Pool::new(Arc::new(OsDisk), dir.to_owned(), 2 * BLOCK, vec![]);
+        let pool = pool(dir);
         let mut usage = Usage::default();
         for previous in 0..segments {
             let header = Pool::next_header(VolumeId::from_bytes([1; 16]), previous, 0);
-            usage.add(Arc::new(pool.make(&header, 0).expect("made")));
+            usage.add(Arc::new(
+                pool.make(&header, 0, Need::Batches).expect("made"),
+            ));
         }
         usage
     }
@@ -360,19 +441,19 @@ mod tests {
     #[test]
     fn taken_back_segments_are_used_again() {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let pool = Pool::new(Arc::new(OsDisk), dir.path().to_owned(), 2 * BLOCK, vec![]);
+        let pool = pool(dir.path());
         let volume = VolumeId::from_bytes([1; 16]);
         let first = pool
-            .make(&Pool::next_header(volume, 0, 0), 0)
+            .make(&Pool::next_header(volume, 0, 0), 0, Need::Batches)
             .expect("made");
         first
             .file
             .write_all_at(b"old entries", BLOCK)
             .expect("written");
-        pool.take_back(&first).expect("taken back");
+        pool.take_back(&first, FEW_SPARES).expect("taken back");
         assert!(!first.path.exists());
         let second = pool
-            .make(&Pool::next_header(volume, 1, 77), 0)
+            .make(&Pool::next_header(volume, 1, 77), 0, Need::Batches)
             .expect("made");
         assert_eq!(segment_number(&second.path), Some(2));
         let mut block = vec![0; BLOCK as usize];
@@ -386,9 +467,28 @@ mod tests {
     }
 
     #[test]
+    fn as_many_spares_are_kept_as_are_wanted() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let pool = pool(dir.path());
+        let segments: Vec<_> = (0..4)
+            .map(|previous| {
+                let header = Pool::next_header(VolumeId::from_bytes([1; 16]), previous, 0);
+                pool.make(&header, 0, Need::Batches).expect("made")
+            })
+            .collect();
+        for segment in &segments {
+            pool.take_back(segment, 3).expect("taken back");
+        }
+        let files = || std::fs::read_dir(dir.path()).expect("listed").count();
+        assert_eq!((pool.spares.lock().len(), files()), (3, 3));
+        pool.trim(1).expect("removed");
+        assert_eq!((pool.spares.lock().len(), files()), (1, 1));
+    }
+
+    #[test]
     fn a_prepared_segment_never_has_the_name_of_one_that_was_taken() {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let pool = Pool::new(Arc::new(OsDisk), dir.path().to_owned(), 2 * BLOCK, vec![]);
+        let pool = pool(dir.path());
         pool.prepare().expect("prepared");
         let taken = pool.spares.lock().pop().expect("there is one");
         // The one that was taken is being given its header under its old name.
@@ -399,11 +499,11 @@ mod tests {
     #[test]
     fn a_batch_larger_than_a_segment_gets_one_of_its_own_size() {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let pool = Pool::new(Arc::new(OsDisk), dir.path().to_owned(), 2 * BLOCK, vec![]);
+        let pool = pool(dir.path());
         let header = Pool::next_header(VolumeId::from_bytes([1; 16]), 0, 0);
-        let segment = pool.make(&header, 10 * BLOCK).expect("made");
+        let segment = pool.make(&header, 10 * BLOCK, Need::Batches).expect("made");
         assert_eq!(segment.size, 11 * BLOCK);
-        pool.take_back(&segment).expect("taken back");
+        pool.take_back(&segment, FEW_SPARES).expect("taken back");
         assert_eq!(std::fs::read_dir(dir.path()).expect("listed").count(), 0);
     }
 }

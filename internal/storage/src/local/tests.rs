@@ -18,7 +18,7 @@ use stream_model::unit::Interval;
 use stream_model::{SessionId, SliceId, Timestamp};
 
 use super::disk::{Disk, DiskFile, DiskLock, OsDisk};
-use super::{Content, Health, OpenError, Options, Recovery, SliceSpec, Stage, Volume};
+use super::{Content, Health, OpenError, Options, Recovery, SliceSpec, Stage, Step, Volume};
 use crate::wire::{Answer, Batch, Connection, Opened, Part, RefusalReason, Sealed, Unknown};
 
 const ZSTD: Compression = Compression::Zstd { level: 1 };
@@ -450,6 +450,14 @@ async fn a_second_process_is_refused() {
         Volume::open(fixture.options()),
         Err(OpenError::Locked { .. })
     ));
+    std::fs::remove_file(fixture.options().dir.join("lock")).expect("removed");
+    assert!(
+        matches!(
+            Volume::open(fixture.options()),
+            Err(OpenError::Locked { .. })
+        ),
+        "also when somebody has tidied up"
+    );
     volume.stop().await;
     drop(volume);
     fixture.undamaged().stop().await;
@@ -1049,4 +1057,49 @@ proptest! {
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
         runtime.block_on(live(seed));
     }
+}
+
+#[tokio::test]
+async fn room_is_made_before_slices_of_an_earlier_run_are_looked_through() {
+    let fixture = Fixture {
+        checkpoint_bytes: 1 << 20,
+        ..Fixture::new()
+    };
+    let (volume, mut commit, mut flush, _) =
+        Volume::open_stepped(fixture.options()).expect("a new volume");
+    (1..=4).for_each(|n| volume.open_slice(spec(slice(n))));
+    let connection = volume.connect(SESSION).expect("open");
+    for n in 1..=3 {
+        drop(connection.append(one(slice(n), 1, "a")));
+        drop(volume.seal(slice(n), None));
+    }
+    let mut rng = StdRng::seed_from_u64(1);
+    for seq in 1..=32 {
+        let row: String = (0..200_000).map(|_| rng.random_range('a'..='z')).collect();
+        drop(connection.append(one(slice(4), seq, &row)));
+        assert_eq!(commit.step(), Step::Worked);
+        // What the others fill is for the next opening to free.
+        if seq == 16 {
+            assert_eq!(flush.step(true), Step::Worked);
+        }
+    }
+    drop((volume, connection, commit, flush));
+
+    let (volume, commit, mut flush, recovery) = Volume::open_stepped(Options {
+        max_journal_bytes: 1 << 20,
+        ..fixture.options()
+    })
+    .expect("a volume opens from any state");
+    assert_eq!(recovery.damage, []);
+    let sealed = || {
+        let slices = volume.slices();
+        let sealed = slices.iter().filter(|slice| slice.stage == Stage::Sealed);
+        sealed.count()
+    };
+    assert_eq!((volume.status().health, sealed()), (Health::Full, 0));
+    assert_eq!(flush.step(true), Step::Worked);
+    assert_eq!((volume.status().health, sealed()), (Health::Healthy, 1));
+    while flush.step(false) == Step::Worked {}
+    assert_eq!(sealed(), 3);
+    drop((commit, flush));
 }

@@ -14,11 +14,12 @@ use parking_lot::Mutex;
 use stream_model::level::{Compression, Durability};
 use stream_model::statistics::Figures;
 use stream_model::trigger::{Reason, UploadTrigger};
-use stream_model::{Clock, ErrorKind, SessionId, SliceId, Timestamp, VolumeId};
-use tokio::sync::{Notify, oneshot};
+use stream_model::{Clock, ErrorKind, SessionId, SinkKey, SliceId, Timestamp, VolumeId};
+use tokio::sync::{Notify, oneshot, watch};
 
+use super::ballast::{self, Ballast};
 use super::commit::Committer;
-use super::disk::{Disk, DiskLock, OsDisk};
+use super::disk::{self, Disk, DiskLock};
 use super::flush::{FlushSignal, Flusher};
 use super::identity;
 use super::index::{self, Index};
@@ -26,8 +27,11 @@ use super::journal::Journal;
 use super::metrics::{Metrics, VolumeMetrics};
 use super::queue::{Op, Queue};
 use super::recovery::{self, Damage, Recovered, Recovery};
-use super::segment::{Pool, Segment, Usage};
+use super::segment::{Pool, Segment};
+use super::space::{Limits, Space};
+use super::suspension::Suspension;
 use super::worker::{CommitWorker, FlushWorker};
+use crate::crash::{self, Point};
 use crate::wire::{Answer, Batch, ConnectError, Connection, Opened, Pending};
 
 /// How to open a volume.
@@ -46,6 +50,10 @@ pub struct Options {
     /// Batches are refused while the file system has less free space, so that sealing, uploading and the state store have
     /// room. 256 MiB.
     pub reserve_bytes: u64,
+    /// Batches are refused while journal segments in use and slices together occupy as much. None: no limit but the disk's.
+    pub max_bytes: Option<u64>,
+    /// Batches with rows of a sink are refused while its slices occupy as much. None: no limit but the volume's.
+    pub max_sink_bytes: Option<u64>,
     /// The disk.
     pub disk: Arc<dyn Disk>,
     /// Where the time comes from.
@@ -65,7 +73,9 @@ impl Options {
             checkpoint_bytes: 256 << 20,
             queue_bytes: 64 << 20,
             reserve_bytes: 256 << 20,
-            disk: Arc::new(OsDisk),
+            max_bytes: None,
+            max_sink_bytes: None,
+            disk: disk::of_the_machine(),
             clock,
             metrics: Metrics::unregistered(),
         }
@@ -187,6 +197,8 @@ pub struct Status {
     pub free_bytes: u64,
     /// Bytes of journal segments in use.
     pub journal_bytes: u64,
+    /// Bytes of slices that are not released, in their files or on the way there.
+    pub slice_bytes: u64,
     /// Bytes of batches that wait.
     pub queue_bytes: usize,
 }
@@ -196,8 +208,10 @@ pub struct Status {
 pub enum Health {
     /// It does.
     Healthy,
-    /// It refuses them until there is room again, on the disk or in the journal.
+    /// It refuses them until there is room again, on the disk, in the journal or below its limit.
     Full,
+    /// Its disk failed to write, with the reason. It refuses batches and tries the disk again by itself.
+    Suspended(String),
     /// It stopped for good, with the reason. Opening it again recovers it.
     Failed(String),
 }
@@ -215,6 +229,15 @@ struct Inner {
 struct Threads {
     commit: JoinHandle<()>,
     flush: JoinHandle<()>,
+}
+
+/// Why a volume has no room for batches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Shortage {
+    /// The disk is full, or the share of the journal.
+    Disk,
+    /// The volume holds as much as it may.
+    Volume,
 }
 
 type Waiters = HashMap<SliceId, Vec<oneshot::Sender<Content>>>;
@@ -249,6 +272,9 @@ pub(super) struct Shared {
     /// Who waits for the content of a sealed slice; none once nobody will answer any more.
     waiters: Mutex<Option<Waiters>>,
     pub free_bytes: AtomicU64,
+    pub suspension: Suspension,
+    /// What the volume is like, as was last made known.
+    health: watch::Sender<Health>,
     crossed: Mutex<VecDeque<CrossedSlice>>,
     crossed_filled: Notify,
     failed: OnceLock<String>,
@@ -278,10 +304,71 @@ impl Shared {
         self.failed.get().map(String::as_str)
     }
 
-    /// Whether batches are refused for lack of room, on the disk or in the journal.
-    pub fn is_full(&self, usage: &Usage) -> bool {
-        usage.exceeds(self.max_journal_bytes)
-            || self.free_bytes.load(Ordering::Relaxed) < self.reserve_bytes
+    /// What there is not enough of to take batches.
+    pub fn shortage(&self, index: &Index) -> Option<Shortage> {
+        let no_room = self.free_bytes.load(Ordering::Relaxed) < self.reserve_bytes;
+        if no_room || index.usage.exceeds(self.max_journal_bytes) {
+            return Some(Shortage::Disk);
+        }
+        let is_full = index.space.is_full(index.usage.bytes());
+        is_full.then_some(Shortage::Volume)
+    }
+
+    /// Whether a checkpoint would make room that is wanted. A single segment is never given back.
+    pub fn wants_room(&self, index: &Index) -> bool {
+        let bytes = index.usage.bytes();
+        let is_long = bytes > index.usage.newest_bytes();
+        bytes > self.checkpoint_bytes || (is_long && self.shortage(index).is_some())
+    }
+
+    /// How the volume is. The index is locked for it.
+    pub fn health(&self) -> Health {
+        if let Some(reason) = self.failed() {
+            return Health::Failed(reason.to_owned());
+        }
+        if let Some(reason) = self.suspension.reason() {
+            return Health::Suspended(reason);
+        }
+        match self.shortage(&self.index.lock()) {
+            Some(_) => Health::Full,
+            None => Health::Healthy,
+        }
+    }
+
+    /// Makes known how the volume is. Returns what it was like before, if that has changed.
+    pub fn show_health(&self) -> Option<Health> {
+        let health = self.health();
+        self.metrics.healthy(health == Health::Healthy);
+        let mut before = None;
+        self.health.send_if_modified(|known| {
+            let changed = *known != health;
+            if changed {
+                before = Some(std::mem::replace(known, health));
+            }
+            changed
+        });
+        before
+    }
+
+    /// Takes no batches until the disk works again.
+    pub fn suspend(&self, error: &io::Error) {
+        let reason = format!("the disk failed to write: {error}");
+        if self.suspension.begin(reason) {
+            tracing::error!(
+                volume = %self.label, error = %error,
+                "the disk failed to write; the journal goes on in a new segment once it works again"
+            );
+        } else {
+            tracing::debug!(volume = %self.label, error = %error, "the disk still fails to write");
+        }
+        self.show_health();
+    }
+
+    /// Takes batches again.
+    pub fn resume(&self) {
+        self.suspension.end();
+        tracing::info!(volume = %self.label, "the disk writes again");
+        self.show_health();
     }
 
     /// Stops the volume for good: nothing that waits is answered, so its outcome is unknown to whoever sent it.
@@ -289,8 +376,8 @@ impl Shared {
         tracing::error!(volume = %self.label, reason = %reason, "the volume failed and takes nothing more");
         // The first reason counts.
         let _ = self.failed.set(reason);
-        self.metrics.healthy(false);
         self.drop_everything();
+        self.show_health();
     }
 
     fn drop_everything(&self) {
@@ -381,19 +468,20 @@ impl Volume {
         };
         options.disk.create_dir_all(&dir).map_err(failed(&dir))?;
         let lock = lock(&*options.disk, &dir)?;
+        crash::point(Point::VolumeLocked);
         let Identified {
             id,
             created,
             damage,
         } = identify(&options)?;
+        crash::point(Point::VolumeIdentified);
         for name in ["journal", "checkpoint", "slices"] {
             let path = dir.join(name);
             options.disk.create_dir_all(&path).map_err(failed(&path))?;
         }
         // What an earlier process created may be named in the cache of the system only.
         options.disk.sync_dir(&dir).map_err(failed(&dir))?;
-        let mut recovered =
-            recovery::recover(&options, id).map_err(failed(&dir.join("journal")))?;
+        let mut recovered = recover(&options, id).map_err(failed(&dir.join("journal")))?;
         recovered.report.created = created;
         recovered.report.damage.extend(damage);
         Self::start(options, id, lock, recovered).map_err(failed(&dir))
@@ -413,15 +501,25 @@ impl Volume {
             report,
         } = recovered;
         let journal = Journal::start(id, Arc::clone(&pool), resume)?;
+        crash::point(Point::JournalResumed);
         index.usage.add(Arc::clone(journal.segment()));
+        index.space = Space::new(Limits {
+            volume: options.max_bytes,
+            sink: options.max_sink_bytes,
+        });
+        index.space.recount(index.slices.values());
         let label = label(&options.dir);
-        let metrics = VolumeMetrics::new(label.clone(), options.metrics);
+        let metrics = VolumeMetrics::new(label.clone(), options.max_bytes, options.metrics);
         metrics.damaged(report.damage.len());
         let shared = Arc::new(Shared {
             id,
             label,
             max_journal_bytes: options.max_journal_bytes,
-            checkpoint_bytes: options.checkpoint_bytes,
+            // A journal must not keep all that the volume may occupy.
+            checkpoint_bytes: options
+                .max_bytes
+                .map_or(u64::MAX, |most| most / 4)
+                .min(options.checkpoint_bytes),
             reserve_bytes: options.reserve_bytes,
             metrics,
             queue: Queue::new(options.queue_bytes),
@@ -430,6 +528,8 @@ impl Volume {
             index: Mutex::new(index),
             waiters: Mutex::new(Some(Waiters::new())),
             free_bytes: AtomicU64::new(options.disk.free_bytes(&options.dir)?),
+            suspension: Suspension::default(),
+            health: watch::Sender::new(Health::Healthy),
             crossed: Mutex::default(),
             crossed_filled: Notify::new(),
             failed: OnceLock::new(),
@@ -472,6 +572,12 @@ impl Volume {
         self.0.shared.id
     }
 
+    /// Whether this is a handle of the same opening as `other`.
+    #[must_use]
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// The directory.
     #[must_use]
     pub fn dir(&self) -> &Path {
@@ -511,6 +617,19 @@ impl Volume {
             slice.compression = compression;
         }
         slice.spec = Some(spec);
+    }
+
+    /// Says whose rows a slice on the volume holds: it counts for that sink's share of the disk from now on. Asking twice is
+    /// fine.
+    pub fn attribute(&self, slice: SliceId, sink: &SinkKey) {
+        let mut index = self.0.shared.index.lock();
+        let Index { slices, space, .. } = &mut *index;
+        let unknown = slices.get_mut(&slice).filter(|slice| slice.space.is_none());
+        if let Some(slice) = unknown {
+            let sink = space.of_sink(sink);
+            sink.add(slice.occupied());
+            slice.space = Some(sink);
+        }
     }
 
     /// Seals a slice: no later append can succeed, and all before it are on the disk. The answer comes when the slice file is
@@ -587,22 +706,21 @@ impl Volume {
     #[must_use]
     pub fn status(&self) -> Status {
         let shared = &self.0.shared;
-        let (journal_bytes, full) = {
-            let index = shared.index.lock();
-            (index.usage.bytes(), shared.is_full(&index.usage))
-        };
-        let free_bytes = shared.free_bytes.load(Ordering::Relaxed);
-        let health = match shared.failed() {
-            Some(reason) => Health::Failed(reason.to_owned()),
-            None if full => Health::Full,
-            None => Health::Healthy,
-        };
+        let health = shared.health();
+        let index = shared.index.lock();
         Status {
             health,
-            free_bytes,
-            journal_bytes,
+            free_bytes: shared.free_bytes.load(Ordering::Relaxed),
+            journal_bytes: index.usage.bytes(),
+            slice_bytes: index.space.bytes(),
             queue_bytes: shared.queue.bytes(),
         }
+    }
+
+    /// Follows how the volume is. What has failed or works again is known at once, a full disk within a second.
+    #[must_use]
+    pub fn health(&self) -> watch::Receiver<Health> {
+        self.0.shared.health.subscribe()
     }
 
     /// Stops the volume in order: takes nothing more, answers what is queued, ends its threads, gives up the directory.
@@ -675,6 +793,20 @@ fn wake_recovered(shared: &Shared) {
     }
     drop(index);
     shared.flush.segment_started();
+}
+
+/// Reads the volume. On a disk that is full it gives up the room that was kept for running, and tries once more.
+fn recover(options: &Options, id: VolumeId) -> io::Result<Recovered> {
+    match recovery::recover(options, id) {
+        Err(error) if ballast::is_full(&error) => {
+            let journal = options.dir.join("journal");
+            if !Ballast::find(Arc::clone(&options.disk), journal)?.release()? {
+                return Err(error);
+            }
+            recovery::recover(options, id)
+        }
+        recovered => recovered,
+    }
 }
 
 fn lock(disk: &dyn Disk, dir: &Path) -> Result<DiskLock, OpenError> {

@@ -21,6 +21,7 @@ use stream_model::Timestamp;
 use super::content::{Verified, open_slice};
 use super::name::ObjectName;
 use super::{CHUNK_BYTES, Content, ObjectInfo, StagingError, Subject};
+use crate::crash::{self, Point};
 use crate::local::durable::{self, Published};
 
 /// Where uploads are written. No object begins with a dot.
@@ -60,9 +61,13 @@ impl Directory {
             uploads,
             durable: Mutex::default(),
         };
-        directory
-            .try_out()
-            .map_err(unusable("files cannot be written and linked in it"))?;
+        match directory.try_out() {
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+                // That says nothing of the directory, and on a full disk nothing gets better by not starting.
+                tracing::warn!(dir = %root.display(), %error, "staging is full, uploads wait for room");
+            }
+            tried => tried.map_err(unusable("files cannot be written and linked in it"))?,
+        }
         Ok(directory)
     }
 
@@ -101,6 +106,7 @@ impl Directory {
                 .write_all(&chunk)
                 .map_err(failed("write", &upload.path))?;
         }
+        crash::point(Point::ObjectWritten);
         match upload.publish(&path) {
             Ok(Published::Created) => Ok(()),
             Ok(Published::Existed) => self.confirm(name, content),
@@ -246,6 +252,7 @@ impl Temporary {
 
     fn publish(mut self, path: &Path) -> io::Result<Published> {
         self.file.sync_all()?;
+        crash::point_at(Point::ObjectSynced, path);
         let published = durable::publish(&self.path, path)?;
         self.published = true;
         Ok(published)

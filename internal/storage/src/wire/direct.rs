@@ -28,9 +28,13 @@ impl Direct {
         self.volumes.write().insert(volume.id(), volume);
     }
 
-    /// Makes a volume unreachable. Existing connections go on until the volume stops.
-    pub fn remove(&self, volume: VolumeId) {
-        self.volumes.write().remove(&volume);
+    /// Makes a volume unreachable, unless another one with its id took its place. Existing connections go on until the volume
+    /// stops.
+    pub fn remove(&self, volume: &Volume) {
+        let mut volumes = self.volumes.write();
+        if volumes.get(&volume.id()).is_some_and(|it| it.is(volume)) {
+            volumes.remove(&volume.id());
+        }
     }
 }
 

@@ -118,9 +118,14 @@ pub enum RefusalReason {
     TooManySessions(SliceId),
     /// The disk or its share for the journal is full. Try later.
     DiskFull,
+    /// The volume holds as much as it may. Try later.
+    VolumeFull,
+    /// The sink of this slice holds as much on the volume as it may. Try later.
+    SinkFull(SliceId),
     /// The queue is full. Try later.
     Overloaded,
-    /// Writing or syncing failed, and it is certain that recovery will not bring the bytes back. Try again.
+    /// Writing or syncing failed, now or a moment ago, and it is certain that recovery will not bring the bytes back. Another
+    /// volume may do better; this one tries its disk again by itself.
     WriteFailed,
     /// A newer connection of the session exists.
     Superseded,
@@ -137,6 +142,10 @@ impl fmt::Display for RefusalReason {
             Self::OutOfOrder => f.write_str("an earlier batch was refused"),
             Self::TooManySessions(slice) => write!(f, "slice {slice} has too many sessions"),
             Self::DiskFull => f.write_str("the disk is full"),
+            Self::VolumeFull => f.write_str("the volume holds as much as it may"),
+            Self::SinkFull(slice) => {
+                write!(f, "the sink of slice {slice} holds as much as it may")
+            }
             Self::Overloaded => f.write_str("the volume is overloaded"),
             Self::WriteFailed => f.write_str("the disk failed to write"),
             Self::Superseded => f.write_str("a newer connection of the session exists"),

@@ -67,8 +67,10 @@ impl Sum {
                 Damage::Unknown { file, .. } => format!("unknown file {}", file.display()),
                 other => format!("{other:?}"),
             };
-            self.failures
-                .push(format!("seed {seed}, {damage}: {wrong}"));
+            let reported = outcome.reported.join("; ");
+            self.failures.push(format!(
+                "seed {seed}, {damage}: {wrong} (reported: {reported})"
+            ));
         }
     }
 

@@ -40,12 +40,14 @@ impl Damage {
     }
 
     /// The bytes that are not what they were.
-    pub fn hits<'a>(&'a self, layout: &Layout) -> Vec<(&'a Path, Range<usize>)> {
-        let len = |file: &PathBuf| layout.places[file].len;
+    pub fn hits<'a>(&'a self, image: &Image) -> Vec<(&'a Path, Range<usize>)> {
+        let len = |file: &PathBuf| image.0[file].len();
         match self {
             Self::Flip { file, at, .. } => vec![(file, *at..at + 1)],
             Self::Truncate { file, len: cut } => vec![(file, *cut..len(file))],
-            Self::Zero { file, range } => vec![(file, range.clone())],
+            Self::Zero { file, range } => not_zero(&image.0[file], range.clone())
+                .map(|range| (file.as_path(), range))
+                .collect(),
             Self::Missing { file } => vec![(file, 0..len(file))],
             Self::Swap { files } => files
                 .iter()
@@ -59,6 +61,18 @@ impl Damage {
     pub const fn is_in_place(&self) -> bool {
         matches!(self, Self::Flip { .. } | Self::Zero { .. })
     }
+}
+
+/// The stretches of a range that are not zero.
+fn not_zero(bytes: &[u8], range: Range<usize>) -> impl Iterator<Item = Range<usize>> {
+    let start = range.start;
+    let is_zero = |one: &u8, other: &u8| (*one == 0) == (*other == 0);
+    let stretches = bytes[range].chunk_by(is_zero);
+    let mut at = start;
+    stretches.filter_map(move |stretch| {
+        at += stretch.len();
+        (stretch[0] != 0).then_some(at - stretch.len()..at)
+    })
 }
 
 fn content(file: Option<&mut Vec<u8>>) -> &mut Vec<u8> {

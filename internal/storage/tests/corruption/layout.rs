@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use stream_model::level::Compression;
 use stream_model::{SessionId, SliceId};
 
+use crate::damage::Damage;
 use crate::generated::Content;
 use crate::image::Image;
 
@@ -32,6 +33,8 @@ pub struct Region {
     pub rows: BTreeSet<String>,
     /// The commit group, in a segment.
     pub group: Option<u64>,
+    /// Bytes without which nobody can tell how many rows there were.
+    telling: Vec<Range<usize>>,
 }
 
 /// A file.
@@ -142,10 +145,46 @@ impl Place {
         rows
     }
 
-    /// The rows that stand in the file and nowhere else.
-    pub fn all_rows(&self) -> BTreeSet<String> {
-        let regions = self.regions.iter();
-        regions.flat_map(|region| region.rows.clone()).collect()
+    /// The rows in the newest segment whose loss cannot be told from a commit group that was being written: those of the last group
+    /// from the first that is hit, those behind which nothing is whole, and those of groups of which not even a header is left,
+    /// when there is no entry before them.
+    pub fn torn_rows(&self, hit: &[Range<usize>]) -> BTreeSet<String> {
+        let hits = |range: &Range<usize>| {
+            hit.iter()
+                .any(|hit| hit.start < range.end && range.start < hit.end)
+        };
+        let entries: Vec<&Region> = self.regions.iter().filter(|r| r.group.is_some()).collect();
+        let last = entries.last().and_then(|region| region.group);
+        if self.kind != (Kind::Segment { newest: true }) {
+            return BTreeSet::new();
+        }
+        let whole = entries.iter().rposition(|region| !hits(&region.range));
+        let behind = whole.map_or(0, |whole| whole + 1);
+        let in_last = entries
+            .iter()
+            .position(|region| region.group == last && hits(&region.range))
+            .unwrap_or(entries.len());
+        let mut others = entries.iter().take_while(|region| region.group != last);
+        let is_gone = |region: &&Region| hits(&(region.range.start..region.range.start + 64));
+        let nothing_before = in_last < entries.len() && others.all(is_gone);
+        let first = match nothing_before {
+            true => 0,
+            false => behind.min(in_last),
+        };
+        let torn = entries[first..].iter();
+        torn.flat_map(|region| region.rows.iter().cloned())
+            .collect()
+    }
+
+    /// Whether a volume with this damage to the file can tell how many rows are lost.
+    pub fn tells_rows(&self, damage: &Damage) -> bool {
+        match damage {
+            Damage::Flip { at, .. } => {
+                let mut telling = self.regions.iter().flat_map(|region| &region.telling);
+                !telling.any(|range| range.contains(at))
+            }
+            _ => !matches!(self.kind, Kind::Segment { .. }),
+        }
     }
 
     /// Whether the byte means something.
@@ -159,7 +198,12 @@ fn whole(bytes: &[u8]) -> Region {
 }
 
 fn region(range: Range<usize>, rows: BTreeSet<String>, group: Option<u64>) -> Region {
-    Region { range, rows, group }
+    Region {
+        range,
+        rows,
+        group,
+        telling: Vec::new(),
+    }
 }
 
 fn number_of(path: &Path) -> u64 {
@@ -201,7 +245,11 @@ fn segment(
             1 => batch_rows(payload, u64_at(header, 16), content, vouched),
             _ => BTreeSet::new(),
         };
-        regions.push(region(at..at + 64 + len, rows, Some(u64_at(header, 24))));
+        let mut region = region(at..at + 64 + len, rows, Some(u64_at(header, 24)));
+        if header[4] == 1 {
+            region.telling = telling(payload, at + 64);
+        }
+        regions.push(region);
         at += (64 + len).next_multiple_of(64);
     }
     regions
@@ -229,6 +277,26 @@ fn batch_rows(
     }
     assert_eq!(at, payload.len());
     rows
+}
+
+/// The bytes of a batch that say where its parts are, whose they are and, when their frames do not, how many rows they have.
+fn telling(payload: &[u8], start: usize) -> Vec<Range<usize>> {
+    let count = 8..12;
+    let mut ranges = vec![count];
+    let mut at = 12;
+    for _ in 0..u32_at(payload, 8) {
+        let len = u32_at(payload, at + 52) as usize;
+        let is_plain = payload[at + 48] == 0;
+        ranges.extend([at..at + 16, at + 48..at + 49, at + 52..at + 56]);
+        if is_plain {
+            ranges.extend([at + 24..at + 28, at + 56..at + 56 + len]);
+        }
+        at += 56 + len;
+    }
+    let moved = ranges
+        .into_iter()
+        .map(|range| start + range.start..start + range.end);
+    moved.collect()
 }
 
 fn read_checkpoint(bytes: &[u8]) -> BTreeMap<SliceId, Vouched> {

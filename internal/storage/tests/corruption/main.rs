@@ -22,6 +22,6 @@ mod golden;
 mod image;
 mod inspection;
 mod layout;
+mod numbers;
 mod reported;
-mod shortfalls;
 mod trial;

@@ -14,6 +14,7 @@
 
 mod client;
 mod disk;
+mod full;
 mod image;
 mod ledger;
 mod regressions;

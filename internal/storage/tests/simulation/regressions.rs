@@ -26,15 +26,15 @@ const SESSION: SessionId = SessionId(1);
 const SEGMENT: u64 = 16 << 10;
 
 /// A volume that the test steps by itself.
-struct Open {
-    volume: Volume,
-    commit: CommitWorker,
-    flush: FlushWorker,
-    recovery: Recovery,
-    connection: VolumeConnection,
+pub struct Open {
+    pub volume: Volume,
+    pub commit: CommitWorker,
+    pub flush: FlushWorker,
+    pub recovery: Recovery,
+    pub connection: VolumeConnection,
 }
 
-fn machine(seed: u64) -> Arc<Machine> {
+pub fn machine(seed: u64) -> Arc<Machine> {
     Machine::new(seed, 1 << 30)
 }
 
@@ -43,15 +43,26 @@ fn open(machine: &Arc<Machine>) -> Result<Open, OpenError> {
 }
 
 fn open_with(machine: &Arc<Machine>, checkpoint_bytes: u64) -> Result<Open, OpenError> {
+    open_as(machine, |options| {
+        options.checkpoint_bytes = checkpoint_bytes
+    })
+}
+
+/// Opens the volume with other options.
+pub fn open_as(
+    machine: &Arc<Machine>,
+    change: impl FnOnce(&mut Options),
+) -> Result<Open, OpenError> {
     let clock = ManualClock::new(Timestamp::from_millis(1_000_000));
-    let options = Options {
+    let mut options = Options {
         segment_bytes: SEGMENT,
-        checkpoint_bytes,
+        checkpoint_bytes: 2 * SEGMENT,
         max_journal_bytes: 8 * SEGMENT,
         reserve_bytes: 1 << 10,
         disk: Arc::new(machine.start(None, 0.0)),
         ..Options::new(PathBuf::from(VOLUME), Arc::new(clock))
     };
+    change(&mut options);
     let (volume, commit, flush, recovery) = Volume::open_stepped(options)?;
     for n in 1..=3 {
         volume.open_slice(spec(slice(n)));
@@ -73,7 +84,7 @@ fn sound(machine: &Arc<Machine>) -> Open {
     open
 }
 
-fn slice(n: u8) -> SliceId {
+pub fn slice(n: u8) -> SliceId {
     SliceId::from_bytes([n; 16])
 }
 
@@ -86,7 +97,7 @@ fn spec(id: SliceId) -> SliceSpec {
     }
 }
 
-fn batch(id: SliceId, seq: u64, padding: usize) -> Batch {
+pub fn batch(id: SliceId, seq: u64, padding: usize) -> Batch {
     let csv = row(0, 0, 1, &"x".repeat(padding));
     let part = Part {
         slice: id,
@@ -102,7 +113,7 @@ fn batch(id: SliceId, seq: u64, padding: usize) -> Batch {
 }
 
 impl Open {
-    fn step<T>(&mut self, mut pending: Pending<T>) -> Result<T, Unknown> {
+    pub fn step<T>(&mut self, mut pending: Pending<T>) -> Result<T, Unknown> {
         for _ in 0..100 {
             self.commit.step();
             self.flush.step(false);
@@ -113,12 +124,12 @@ impl Open {
         panic!("there is no answer")
     }
 
-    fn append(&mut self, id: SliceId, seq: u64, padding: usize) -> Result<Answer, Unknown> {
+    pub fn append(&mut self, id: SliceId, seq: u64, padding: usize) -> Result<Answer, Unknown> {
         let pending = self.connection.append(batch(id, seq, padding));
         self.step(pending)
     }
 
-    fn last(&mut self, id: SliceId) -> u64 {
+    pub fn last(&mut self, id: SliceId) -> u64 {
         let pending = self.connection.open(vec![id]);
         let opened = self.step(pending).expect("it is answered");
         match opened[&id] {
@@ -128,12 +139,12 @@ impl Open {
         }
     }
 
-    fn seal(&mut self, id: SliceId) -> u64 {
+    pub fn seal(&mut self, id: SliceId) -> u64 {
         let pending = self.volume.seal(id, None);
         self.step(pending).expect("it is answered").figures.rows
     }
 
-    fn settle(&mut self) {
+    pub fn settle(&mut self) {
         while self.commit.step() == Step::Worked {}
         for _ in 0..6 {
             self.flush.step(true);

@@ -201,10 +201,15 @@ impl World {
         }
     }
 
-    /// A disk that only forgets what it may forget does no damage. What was never to be synced may leave holes.
+    /// A disk that only forgets what it may forget does no damage. What was never to be synced may leave holes, or be missing at the
+    /// end although a checkpoint knows it.
     fn check_recovery(&self, recovery: &Recovery) {
+        const MISSING: [&str; 2] = [
+            "damaged journal entries",
+            "the end of the journal is missing, a checkpoint knows more entries",
+        ];
         for damage in &recovery.damage {
-            let allowed = self.state.is_weak() && damage.what == "damaged journal entries";
+            let allowed = self.state.is_weak() && MISSING.contains(&damage.what);
             assert!(allowed, "{damage}");
         }
         assert_eq!(recovery.unknown_files, Vec::<PathBuf>::new());
@@ -494,6 +499,15 @@ impl World {
 
     /// Releases all slices: then nothing is left of them.
     fn empty(&mut self, life: &mut Life) {
+        // Slices that an earlier life has sealed are looked through one after the other, when nothing else is to be done.
+        for _ in 0..20 {
+            let slices = life.volume.slices();
+            if slices.iter().all(|slice| slice.stage == Stage::Sealed) {
+                break;
+            }
+            life.tick.store(true, Ordering::SeqCst);
+            self.run(life, 10_000);
+        }
         for status in life.volume.slices() {
             assert_eq!(status.stage, Stage::Sealed);
         }

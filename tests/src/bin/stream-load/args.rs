@@ -31,6 +31,21 @@ stream-load state [flags]          starts the service beside this program and me
   --duration TIME   that the busy service is watched (default 2m)
   --sinks N         definitions at the start of a service; 0 leaves them out (default 10000)
   --repeats N       starts of all components; the table has the medians (default 3)
+stream-load volume [flags]         appends to a volume in this process, without a service
+  --slices LIST     slices that take rows, a case for each (default 1,100,1000,10000)
+  --rows LIST       rows of an append, a case for each (default 1,100)
+  --clients N       appends that are outstanding (default 256)
+  --body-bytes N    size of a record (default 1024)
+  --repeats N       runs of a case; the tables have the medians (default 5)
+  --duration TIME   of a run (default 10s)
+  --dir DIR         where the volumes are made, some gigabytes for a case (default: the directory for temporary files)
+stream-load recovery [flags]       opens volumes that were left without a stop
+  --journal LIST    mebibytes of journal that no checkpoint covers, a case for each (default 64,256,1024)
+  --stored N        gibibytes of sealed slices beside the largest journal, one more case; 0 leaves it out (default 20)
+  --slices N        slices with rows in the journal (default 1000)
+  --rows N          rows of an append (default 1)
+  --repeats N       openings of which the median is shown (default 5)
+  --dir DIR         where the volumes are made (default: the directory for temporary files)
 ";
 
 /// The value of a flag that needs none.
@@ -97,6 +112,23 @@ impl Args {
         match text.parse() {
             Ok(number) if number >= least => Ok(number),
             _ => bail!("{name} is {text:?}; give a number from {least} on"),
+        }
+    }
+
+    /// Numbers from 1 on, with commas between them.
+    ///
+    /// # Errors
+    /// When they are none.
+    pub fn numbers(&mut self, name: &str, default: &[u64]) -> anyhow::Result<Vec<u64>> {
+        let Some(text) = self.text(name) else {
+            return Ok(default.to_vec());
+        };
+        let numbers = text
+            .split(',')
+            .map(|number| number.parse().ok().filter(|number| *number > 0));
+        match numbers.collect() {
+            Some(numbers) => Ok(numbers),
+            None => bail!("{name} is {text:?}; give numbers from 1 on such as 1,100"),
         }
     }
 
@@ -176,6 +208,11 @@ mod tests {
             )
             .contains("20s")
         );
+        let list = |text: &str| wrong(text).numbers("--slices", &[7]);
+        assert_eq!(list("--slices 1,20").expect("valid"), [1, 20]);
+        assert_eq!(list("").expect("valid"), [7]);
+        assert!(message(list("--slices 1,,2").map(|_| ())).contains("such as 1,100"));
+        assert!(message(list("--slices 0").map(|_| ())).contains("from 1 on"));
         assert!(message(wrong("--rat 1").finish()).contains("--rat"));
     }
 }

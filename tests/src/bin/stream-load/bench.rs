@@ -89,7 +89,7 @@ struct Run {
 /// When something cannot be started.
 pub fn run(options: Options) -> anyhow::Result<()> {
     let scratch = Scratch::new()?;
-    let disk = machine::measure_disk(scratch.path(), DISK)?;
+    let disk = machine::measure_disk(scratch.path(), machine::PAGE, DISK)?;
     let runtime = crate::runtime()?;
     let series = runtime.block_on(measure(options, scratch.path()))?;
     println!("{}", table(options, &disk, &series));

@@ -2,7 +2,7 @@
 //!
 //! Without a word it sends records to a URL. `bench` starts the service that was built with it and measures it beside a
 //! bare server and the disk, all in one run, because no figure of a shared machine means anything alone. `state` measures
-//! what the state costs.
+//! what the state costs. `volume` and `recovery` need no service: they measure a volume in this process.
 
 #![allow(
     clippy::disallowed_methods,
@@ -19,12 +19,15 @@ mod args;
 mod bare;
 mod bench;
 mod body;
+mod frames;
 mod histogram;
 mod load;
 mod machine;
+mod recovery;
 mod report;
 mod state;
 mod target;
+mod volume;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -63,6 +66,11 @@ fn run() -> anyhow::Result<()> {
         }
         ["bench"] => bench::run(bench::Options::read(args)?),
         ["state"] => state::run(state::Options::read(args)?),
+        ["volume"] => volume::run(&volume::Options::read(args)?),
+        ["volume-case"] => volume::run_case(args),
+        ["recovery"] => recovery::run(&recovery::Options::read(args)?),
+        ["recovery-fill"] => recovery::run_fill(args),
+        ["recovery-open"] => recovery::run_open(args),
         _ => bail!(
             "unknown command {:?}; see stream-load --help",
             args.words.join(" ")

@@ -85,7 +85,7 @@ impl Options {
 /// When something cannot be started.
 pub fn run(options: Options) -> anyhow::Result<()> {
     let scratch = Scratch::new()?;
-    let disk = machine::measure_disk(scratch.path(), DISK)?;
+    let disk = machine::measure_disk(scratch.path(), machine::PAGE, DISK)?;
     let pressure = CpuPressure::begin();
     let runtime = tokio::runtime::Runtime::new()?;
     let measured = runtime.block_on(async {
@@ -106,7 +106,7 @@ pub fn run(options: Options) -> anyhow::Result<()> {
 }
 
 /// The middle one of some values, the upper one of two; the least there is without any.
-fn median<T: PartialOrd + Copy + Default>(values: impl IntoIterator<Item = T>) -> T {
+pub fn median<T: PartialOrd + Copy + Default>(values: impl IntoIterator<Item = T>) -> T {
     let mut values: Vec<T> = values.into_iter().collect();
     values.sort_by(|a, b| a.partial_cmp(b).unwrap_or(std::cmp::Ordering::Equal));
     values.get(values.len() / 2).copied().unwrap_or_default()

@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::json;
 use stream_model::slice::{Closing, Event};
@@ -122,11 +122,35 @@ fn verifies_what_an_earlier_opening_sealed() {
 }
 
 #[test]
+fn touches_nothing_once_a_newer_incarnation_has_sealed() {
+    let (ours, newer) = (uploading(1, OURS), uploading(2, OURS + 2));
+    let local_slices = vec![(local(1, 1), Some(&ours)), (local(2, 1), Some(&newer))];
+    let plan = planned(Vec::new(), local_slices, &Done::default());
+    assert_eq!(plan.newer, Some(OURS + 2));
+    assert!(plan.release.is_empty());
+    let older = uploading(1, OURS - 1);
+    let plan = planned(
+        Vec::new(),
+        vec![(local(1, 1), Some(&older))],
+        &Done::default(),
+    );
+    assert_eq!(plan.newer, None);
+}
+
+#[test]
+fn keeps_rows_that_were_not_sealed() {
+    let sealed_with_one = uploaded(1);
+    let local_slices = vec![(local(1, 2), Some(&sealed_with_one))];
+    let plan = planned(Vec::new(), local_slices, &Done::default());
+    assert_eq!((plan.release, plan.surplus), (vec![], vec![id(1)]));
+}
+
+#[test]
 fn releases_only_what_is_uploaded_or_empty() {
     let (gone, waiting, open) = (uploaded(1), uploading(2, OURS), writing(3));
     let local = vec![
-        (local(1, 5), Some(&gone)),
-        (local(2, 5), Some(&waiting)),
+        (local(1, 1), Some(&gone)),
+        (local(2, 1), Some(&waiting)),
         (local(3, 5), Some(&open)),
         (local(4, 5), None),
         (local(5, 0), None),

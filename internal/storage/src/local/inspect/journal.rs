@@ -12,18 +12,15 @@ use stream_model::{SessionId, SliceId, VolumeId};
 
 use super::super::disk::Disk;
 use super::super::format::{
-    self, BLOCK, ENTRY_HEADER, EntryHeader, Kind, RecoveredPart, SealEntry, Seed, SegmentHeader,
+    self, BLOCK, ENTRY_HEADER, Kind, RecoveredPart, SealEntry, Seed, SegmentHeader,
 };
+use super::super::frames;
 use super::super::identity::read_header;
+use super::super::loss;
 use super::super::recovery::Recovered;
 use super::super::scan::{ScannedEntry, scan};
 use super::super::segment;
-use super::{Checked, Damage, Depth, SegmentSummary, frames};
-
-/// How an entry begins.
-const ENTRY_MAGIC: &[u8] = b"ENTR";
-/// A segment may have been used that many times before what it held is not recognised any more.
-const EARLIER_USES: u64 = 1024;
+use super::{Checked, Damage, Depth, SegmentSummary};
 
 /// Goes through the segments from the oldest on.
 pub(super) struct Walk<'a> {
@@ -125,7 +122,7 @@ impl<'a> Walk<'a> {
             end = entry.offset + entry.header.stride();
         }
         summary.sessions = sessions.len();
-        self.remains(&summary, bytes, end, seed);
+        self.remains(&summary, bytes, end);
         self.segments.push(summary);
     }
 
@@ -300,7 +297,7 @@ impl<'a> Walk<'a> {
 
     /// Looks for what is left of entries behind the last valid one. In the newest segment they were being written when the
     /// process ended, and never acknowledged; else they were damaged later.
-    fn remains(&mut self, segment: &SegmentSummary, bytes: &[u8], end: u64, seed: Seed) {
+    fn remains(&mut self, segment: &SegmentSummary, bytes: &[u8], end: u64) {
         let to = if segment.newest {
             segment.size
         } else {
@@ -311,11 +308,8 @@ impl<'a> Walk<'a> {
             let Some(rest) = rest.filter(|_| at < to) else {
                 continue;
             };
-            let header = EntryHeader::decode(rest, seed).or_else(|| with_magic(rest, seed));
-            let len = match header {
-                Some(header) => header.stride(),
-                None if !self.is_damaged_header(rest, segment.number) => continue,
-                None => ENTRY_HEADER as u64,
+            let Some(len) = loss::remains_at(rest, self.volume, segment.number) else {
+                continue;
             };
             let remains = Damage {
                 file: segment.path.clone(),
@@ -339,22 +333,4 @@ impl<'a> Walk<'a> {
             return;
         }
     }
-
-    /// Whether the bytes look like the header of an entry that is neither valid nor left from an earlier use of the segment.
-    fn is_damaged_header(&self, bytes: &[u8], number: u64) -> bool {
-        bytes.starts_with(ENTRY_MAGIC) && !is_of_earlier_use(bytes, self.volume, number)
-    }
-}
-
-/// The entry header of which only the magic is damaged.
-fn with_magic(bytes: &[u8], seed: Seed) -> Option<EntryHeader> {
-    let mut header = bytes.get(..ENTRY_HEADER)?.to_vec();
-    header[..ENTRY_MAGIC.len()].copy_from_slice(ENTRY_MAGIC);
-    EntryHeader::decode(&header, seed)
-}
-
-/// Whether an entry header is valid for a segment that was written before the one with that number.
-pub(super) fn is_of_earlier_use(bytes: &[u8], volume: VolumeId, number: u64) -> bool {
-    (number.saturating_sub(EARLIER_USES)..number)
-        .any(|number| EntryHeader::decode(bytes, Seed::new(volume, number)).is_some())
 }

@@ -8,9 +8,10 @@ use std::path::Path;
 
 use super::super::checkpoint::{Checkpoint, CheckpointSlice};
 use super::super::disk::Disk;
+use super::super::frames;
 use super::super::index::{self, Index, Stage};
 use super::super::recovery::slice_path;
-use super::{Checked, Damage, SliceStage, SliceSummary, frames};
+use super::{Checked, Damage, SliceStage, SliceSummary};
 
 /// All slices, by their ids.
 pub(super) fn summaries(

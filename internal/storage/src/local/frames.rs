@@ -1,7 +1,7 @@
 //! The frames in a slice file or in a batch: where they are, what they hold, and which of them are damaged.
 //!
-//! Unlike recovery, which keeps what it can, this looks at every byte: behind a damaged frame it goes on with the next place
-//! where a frame unpacks. Frames are unpacked piece by piece, so one that claims to be huge costs time, not memory.
+//! Behind a damaged frame it goes on with the next place where a frame unpacks, so only damaged frames are lost. Frames are unpacked
+//! piece by piece, so one that claims to be huge costs time, not memory.
 
 use std::io::{self, Read};
 use std::ops::Range;
@@ -104,7 +104,7 @@ fn next_candidate(bytes: &[u8], from: usize, compression: Compression) -> usize 
 fn count(mut csv: impl Read) -> io::Result<Option<Rows>> {
     let mut counted = Rows::default();
     let (mut quoted, mut whole) = (false, true);
-    let mut buffer = vec![0; 64 << 10];
+    let mut buffer = [0; 8 << 10];
     loop {
         let len = csv.read(&mut buffer)?;
         if len == 0 {

@@ -1,0 +1,93 @@
+//! What has to be done for the slices of a volume: records and volume compared.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use stream_model::SliceId;
+use stream_model::slice::{Slice, State};
+use stream_state::Versioned;
+use stream_storage::local::SliceStatus;
+
+/// What a round has to do.
+#[derive(Debug, Default)]
+pub(crate) struct Plan {
+    /// Slices to open.
+    pub(crate) open: Vec<Arc<Versioned<Slice>>>,
+    /// Slices to seal.
+    pub(crate) seal: Vec<Arc<Versioned<Slice>>>,
+    /// Sealed slices to compare with their records.
+    pub(crate) verify: Vec<Arc<Versioned<Slice>>>,
+    /// Slices whose rows are safe elsewhere.
+    pub(crate) release: Vec<SliceId>,
+    /// Slices without a record.
+    pub(crate) orphans: Vec<SliceId>,
+    /// Uploaded slices of which the volume has more rows than were sealed.
+    pub(crate) surplus: Vec<SliceId>,
+    /// The newest incarnation that sealed any of them, when it is newer than this one.
+    pub(crate) newer: Option<u64>,
+}
+
+/// What was done since the volume was opened and need not be done again.
+#[derive(Debug, Default)]
+pub(crate) struct Done {
+    pub(crate) opened: BTreeSet<SliceId>,
+    pub(crate) verified: BTreeSet<SliceId>,
+    /// Slices of which the volume knows the sink.
+    pub(crate) attributed: BTreeSet<SliceId>,
+    /// Slices that do not match their record, or have none. Reported once.
+    pub(crate) reported: BTreeSet<SliceId>,
+}
+
+/// Compares records and volume. `changed` are the records that may have changed; `local` are the slices on the volume, with
+/// their records.
+pub(crate) fn plan<'a>(
+    changed: &[Arc<Versioned<Slice>>],
+    local: impl Iterator<Item = (SliceStatus, Option<&'a Slice>)>,
+    done: &Done,
+    incarnation: u64,
+) -> Plan {
+    let mut plan = Plan::default();
+    for slice in changed {
+        let id = slice.value.id;
+        let unopened = !done.opened.contains(&id);
+        match &slice.value.state {
+            State::Writing if unopened => plan.open.push(Arc::clone(slice)),
+            State::Writing | State::Uploaded { .. } => {}
+            State::Closing(_) => {
+                if unopened {
+                    // What is sealed must be known to the volume, with its compression.
+                    plan.open.push(Arc::clone(slice));
+                }
+                plan.seal.push(Arc::clone(slice));
+            }
+            State::Uploading { seal, .. } => {
+                if seal.incarnation != incarnation && !done.verified.contains(&id) {
+                    plan.verify.push(Arc::clone(slice));
+                }
+            }
+        }
+    }
+    for (status, record) in local {
+        match record {
+            None if status.figures.rows > 0 => plan.orphans.push(status.id),
+            None => plan.release.push(status.id),
+            Some(slice) => plan_known(&mut plan, status, slice, incarnation),
+        }
+    }
+    plan
+}
+
+fn plan_known(plan: &mut Plan, status: SliceStatus, record: &Slice, incarnation: u64) {
+    let Some(seal) = record.seal() else {
+        return;
+    };
+    if seal.incarnation > incarnation {
+        plan.newer = plan.newer.max(Some(seal.incarnation));
+    } else if !record.is_uploaded() {
+        // Its file is still wanted.
+    } else if status.figures.rows > seal.figures.rows {
+        plan.surplus.push(status.id);
+    } else {
+        plan.release.push(status.id);
+    }
+}
