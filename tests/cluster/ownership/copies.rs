@@ -19,7 +19,7 @@ const NODE: [&str; 4] = ["api", "http-source", "storage-writer", "storage-reader
 const CLOSED: &str = "volume was opened by another writer, it is closed here";
 /// What a writer says that would have to give up rows that are nowhere else.
 const SURPLUS: &str =
-    "uploaded slice has more rows on the volume than were sealed, it is left alone";
+    "uploaded slice has rows on the volume that were not sealed, it is left alone";
 
 fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).expect("created");

@@ -8,7 +8,7 @@
 //! | uploaded | released |
 //! | none | left alone if it has rows: without a record nothing says that they are safe. Reported once |
 //! | sealed by a later opening of the volume | nothing more is touched: the volume is another writer's |
-//! | uploaded, with fewer rows than the volume has | left alone: some of them are nowhere else. Reported once |
+//! | uploaded, without rows that the volume has | left alone: some of them are nowhere else. Reported once |
 //!
 //! When the first round has gone through, the incarnation is marked as recovered, which is what the reader waits for.
 
@@ -137,7 +137,9 @@ impl Keeper {
         let records = local
             .iter()
             .map(|status| (*status, topology.slice(status.id).map(|slice| &slice.value)));
-        plan(&changed, records, &self.done.lock(), self.parts.incarnation)
+        let beyond = |id, seal: &Seal| volume.holds_beyond(id, &seal.sessions);
+        let done = self.done.lock();
+        plan(&changed, records, beyond, &done, self.parts.incarnation)
     }
 
     fn open(&self, slices: &[Arc<Versioned<Slice>>]) {
@@ -183,7 +185,7 @@ impl Keeper {
         for id in slices {
             if self.done.lock().reported.insert(*id) {
                 let volume = &self.parts.label;
-                error!(volume, slice = %id, "uploaded slice has more rows on the volume than were sealed, it is left alone");
+                error!(volume, slice = %id, "uploaded slice has rows on the volume that were not sealed, it is left alone");
             }
         }
     }

@@ -299,6 +299,11 @@ async fn a_lost_acknowledgement_is_settled_after_the_seal() {
     drop(connection.append(one(slice(1), 1, "answer lost")));
     let content = volume.seal(slice(1), Some(slice(2))).await.expect("sealed");
     assert_eq!(content.sessions, BTreeMap::from([(SESSION, 1)]));
+    assert!(!volume.holds_beyond(slice(1), &content.sessions));
+    assert!(!volume.holds_beyond(slice(2), &BTreeMap::new()));
+    for less in [BTreeMap::new(), BTreeMap::from([(SESSION, 0)])] {
+        assert!(volume.holds_beyond(slice(1), &less));
+    }
     let again = volume.connect(SESSION).expect("open");
     let sealed = Sealed {
         last: 1,

@@ -673,6 +673,17 @@ impl Volume {
             .map(|slice| status_of(id, slice))
     }
 
+    /// Whether the volume has committed more of some session to a slice than these highest numbers.
+    #[must_use]
+    pub fn holds_beyond(&self, slice: SliceId, last: &BTreeMap<SessionId, u64>) -> bool {
+        let index = self.0.shared.index.lock();
+        let sessions = index.slices.get(&slice).map(|slice| &slice.sessions);
+        sessions.into_iter().flatten().any(|(session, own)| {
+            let last = last.get(session).copied();
+            *own > last.unwrap_or(0)
+        })
+    }
+
     /// What is on the volume in sum.
     #[must_use]
     pub fn figures(&self) -> Figures {

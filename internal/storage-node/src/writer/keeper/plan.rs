@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use stream_model::SliceId;
-use stream_model::slice::{Slice, State};
+use stream_model::slice::{Seal, Slice, State};
 use stream_state::Versioned;
 use stream_storage::local::SliceStatus;
 
@@ -21,7 +21,7 @@ pub(crate) struct Plan {
     pub(crate) release: Vec<SliceId>,
     /// Slices without a record.
     pub(crate) orphans: Vec<SliceId>,
-    /// Uploaded slices of which the volume has more rows than were sealed.
+    /// Uploaded slices of which the volume has rows that were not sealed.
     pub(crate) surplus: Vec<SliceId>,
     /// The newest incarnation that sealed any of them, when it is newer than this one.
     pub(crate) newer: Option<u64>,
@@ -39,10 +39,11 @@ pub(crate) struct Done {
 }
 
 /// Compares records and volume. `changed` are the records that may have changed; `local` are the slices on the volume, with
-/// their records.
+/// their records. `beyond` tells whether the volume holds more of some session than a seal says.
 pub(crate) fn plan<'a>(
     changed: &[Arc<Versioned<Slice>>],
     local: impl Iterator<Item = (SliceStatus, Option<&'a Slice>)>,
+    beyond: impl Fn(SliceId, &Seal) -> bool,
     done: &Done,
     incarnation: u64,
 ) -> Plan {
@@ -71,13 +72,19 @@ pub(crate) fn plan<'a>(
         match record {
             None if status.figures.rows > 0 => plan.orphans.push(status.id),
             None => plan.release.push(status.id),
-            Some(slice) => plan_known(&mut plan, status, slice, incarnation),
+            Some(slice) => plan_known(&mut plan, status, slice, &beyond, incarnation),
         }
     }
     plan
 }
 
-fn plan_known(plan: &mut Plan, status: SliceStatus, record: &Slice, incarnation: u64) {
+fn plan_known(
+    plan: &mut Plan,
+    status: SliceStatus,
+    record: &Slice,
+    beyond: &impl Fn(SliceId, &Seal) -> bool,
+    incarnation: u64,
+) {
     let Some(seal) = record.seal() else {
         return;
     };
@@ -85,7 +92,8 @@ fn plan_known(plan: &mut Plan, status: SliceStatus, record: &Slice, incarnation:
         plan.newer = plan.newer.max(Some(seal.incarnation));
     } else if !record.is_uploaded() {
         // Its file is still wanted.
-    } else if status.figures.rows > seal.figures.rows {
+    } else if status.figures.rows > seal.figures.rows || beyond(status.id, seal) {
+        // The rows alone do not tell: whoever sealed it may have taken as many of its own.
         plan.surplus.push(status.id);
     } else {
         plan.release.push(status.id);

@@ -1,7 +1,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::json;
-use stream_model::slice::{Closing, Event};
+use stream_model::slice::{Closing, Event, Seal};
 use stream_model::statistics::Figures;
 use stream_model::trigger::Reason;
 use stream_model::{Timestamp, VolumeId};
@@ -75,7 +75,7 @@ fn planned(records: Vec<Slice>, local: Vec<(SliceStatus, Option<&Slice>)>, done:
         .into_iter()
         .map(|value| Arc::new(Versioned::new(value, 1)))
         .collect();
-    plan(&records, local.into_iter(), done, OURS)
+    plan(&records, local.into_iter(), |_, _| false, done, OURS)
 }
 
 fn ids(slices: &[Arc<Versioned<Slice>>]) -> Vec<SliceId> {
@@ -141,8 +141,19 @@ fn touches_nothing_once_a_newer_incarnation_has_sealed() {
 fn keeps_rows_that_were_not_sealed() {
     let sealed_with_one = uploaded(1);
     let local_slices = vec![(local(1, 2), Some(&sealed_with_one))];
-    let plan = planned(Vec::new(), local_slices, &Done::default());
-    assert_eq!((plan.release, plan.surplus), (vec![], vec![id(1)]));
+    let more = planned(Vec::new(), local_slices, &Done::default());
+    assert_eq!((more.release, more.surplus), (vec![], vec![id(1)]));
+    // Not more rows than were sealed, but others.
+    let local_slices = vec![(local(1, 1), Some(&sealed_with_one))];
+    let beyond = |slice, _: &Seal| slice == id(1);
+    let others = plan(
+        &[],
+        local_slices.into_iter(),
+        beyond,
+        &Done::default(),
+        OURS,
+    );
+    assert_eq!((others.release, others.surplus), (vec![], vec![id(1)]));
 }
 
 #[test]
