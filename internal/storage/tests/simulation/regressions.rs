@@ -251,6 +251,41 @@ fn the_file_of_a_released_slice_does_not_come_back_unknown() {
     }
 }
 
+/// Of a slice with a weak promise a loss of power may leave the file and not the entries of the journal.
+#[test]
+fn a_file_whose_slice_the_journal_lost_is_named_and_taken_up_by_the_slice_again() {
+    let weak = || SliceSpec {
+        durability: Durability::Cache,
+        ..spec(slice(9))
+    };
+    let mut named = 0;
+    for seed in 0..50 {
+        let machine = machine(seed);
+        let mut first = sound(&machine);
+        first.volume.open_slice(weak());
+        let run = usize::try_from(20 * SEGMENT).expect("it is short");
+        assert_eq!(first.append(slice(9), 1, run), Ok(Answer::Committed));
+        first.flush.step(false);
+        let path = first.volume.slice_path(slice(9));
+        machine.sync_names(&Path::new(VOLUME).join("slices"));
+        machine.end(End::PowerLost);
+        let mut second = open(&machine).expect("it opens whatever is lost");
+        if second.recovery.unknown_files.is_empty() {
+            continue;
+        }
+        named += 1;
+        assert_eq!(second.recovery.unknown_files, [path.clone()]);
+        assert!(machine.content(&path).is_some());
+        second.volume.open_slice(weak());
+        assert_eq!(second.append(slice(9), 1, 10), Ok(Answer::Committed));
+        assert_eq!(second.seal(slice(9)), 1);
+        assert!(machine.content(&path).expect("it is sealed").len() < 1_000);
+        machine.end(End::Killed);
+        sound(&machine);
+    }
+    assert!(named > 10, "{named}");
+}
+
 #[test]
 fn a_journal_of_one_long_segment_is_not_full_for_ever() {
     let machine = machine(1);
@@ -259,6 +294,12 @@ fn a_journal_of_one_long_segment_is_not_full_for_ever() {
     assert_eq!(first.append(slice(1), 1, long), Ok(Answer::Committed));
     first.settle();
     assert_eq!(first.append(slice(1), 2, 10), Ok(Answer::Committed));
+    // Nothing of the long segment is kept but as ballast, which is to be as long as the longest.
+    first.settle();
+    for (path, len) in machine.files(&Path::new(VOLUME).join("journal")) {
+        let is_ballast = path.extension().is_some_and(|it| it == "ballast");
+        assert!(is_ballast || len <= SEGMENT, "{} {len}", path.display());
+    }
 }
 
 #[test]
