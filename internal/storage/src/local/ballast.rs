@@ -41,14 +41,18 @@ pub(super) fn is_ballast(path: &Path) -> bool {
 pub(super) struct Ballast {
     disk: Arc<dyn Disk>,
     dir: PathBuf,
-    /// Lengths of the files; 0 for none.
+    /// What is known of the files. Never locked while the disk works: the two threads that ask would wait for it.
     held: Mutex<Held>,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Held {
+    /// Length of the first file; 0 for none.
     opening: u64,
+    /// Length of the second file; 0 for none.
     running: u64,
+    /// How often the first file was taken.
+    taken: u64,
 }
 
 impl Ballast {
@@ -65,6 +69,7 @@ impl Ballast {
         let held = Held {
             opening: len(OPENING)?,
             running: len(RUNNING)?,
+            taken: 0,
         };
         Ok(Self {
             disk,
@@ -82,7 +87,7 @@ impl Ballast {
         opening + running
     }
 
-    /// Makes what is missing. For the flush thread; the lock is not held while the disk works.
+    /// Makes what is missing. For the flush thread.
     ///
     /// # Errors
     /// What the disk says.
@@ -90,7 +95,9 @@ impl Ballast {
         let held = *self.held.lock();
         if held.opening < longest {
             self.make(OPENING, longest)?;
-            self.held.lock().opening = longest;
+            let mut now = self.held.lock();
+            // Taken meanwhile, it may have been the old file or the new one. Then it is made once more.
+            now.opening = if now.taken == held.taken { longest } else { 0 };
         }
         if held.running == 0 {
             self.make(RUNNING, longest / 2)?;
@@ -111,13 +118,15 @@ impl Ballast {
     /// # Errors
     /// What the disk says.
     pub fn release(&self) -> io::Result<bool> {
-        let mut held = self.held.lock();
-        if held.running == 0 {
+        let running = std::mem::take(&mut self.held.lock().running);
+        if running == 0 {
             return Ok(false);
         }
-        self.disk.remove(&self.dir.join(RUNNING))?;
-        held.running = 0;
-        Ok(true)
+        let removed = self.disk.remove(&self.dir.join(RUNNING));
+        if removed.is_err() {
+            self.held.lock().running = running;
+        }
+        removed.map(|()| true)
     }
 
     /// Gives the first file up as a segment of zeroes with the name `path`. False: there is none of that length. The next
@@ -126,10 +135,11 @@ impl Ballast {
     /// # Errors
     /// What the disk says.
     pub fn take(&self, path: &Path, len: u64) -> io::Result<bool> {
-        let mut held = self.held.lock();
         let taken = take_for_opening(&*self.disk, path, len)?;
         if taken {
+            let mut held = self.held.lock();
             held.opening = 0;
+            held.taken += 1;
         }
         Ok(taken)
     }

@@ -7,11 +7,15 @@ use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use stream_storage::local::Step;
+
+/// No turn takes that long, however busy the machine is.
+const FOREVER: Duration = Duration::from_secs(60);
 
 thread_local! {
     static ME: RefCell<Option<(Arc<Turns>, usize)>> = const { RefCell::new(None) };
@@ -103,12 +107,20 @@ impl Turns {
     }
 
     /// Lets a worker go on until it hands back the turn.
+    ///
+    /// # Panics
+    /// When it never does: it waits for something that another one has, who waits for its turn at an operation of the disk. In
+    /// a real process that is a thread that waits for another one's disk.
     pub fn give(&self, worker: usize) -> Turn {
         let mut state = self.state.lock();
         state.running = Some(worker);
         self.workers[worker].notify_one();
         while state.running.is_some() {
-            self.driver.wait(&mut state);
+            let waited = self.driver.wait_for(&mut state, FOREVER);
+            assert!(
+                !waited.timed_out() || state.running.is_none(),
+                "worker {worker} waits for a lock that is held while the disk works"
+            );
         }
         state.last
     }

@@ -143,11 +143,13 @@ impl Flusher {
     }
 
     fn checksum(&mut self, id: SliceId, len: u64) -> io::Result<String> {
-        if len == 0 {
-            return Ok(Checksum::default().finish());
-        }
-        let file = self.shared.disk.open(&self.shared.slice_path(id))?;
-        // A rebuild may have left a longer file of an earlier run behind.
+        let file = match self.shared.disk.open(&self.shared.slice_path(id)) {
+            Err(error) if len == 0 && error.kind() == io::ErrorKind::NotFound => {
+                return Ok(Checksum::default().finish());
+            }
+            opened => opened?,
+        };
+        // An earlier run may have left a longer file behind: a rebuild, or a slice whose entries a loss of power took.
         if file.size()? != len {
             file.set_len(len)?;
         }
