@@ -14,8 +14,8 @@ use crate::setup::Setup;
 pub enum Course {
     /// It ended.
     Died,
-    /// It was ready, and whoever watched had seen enough.
-    Lives,
+    /// It was ready, whoever watched had seen enough, and it was killed.
+    Lived,
 }
 
 impl Service {
@@ -53,7 +53,7 @@ impl Service {
     }
 
     /// Starts the process again and watches it until it ends by itself. When it is ready first, `ready` is called, and then
-    /// `enough` again and again until it says that it will not end any more.
+    /// `enough` again and again until it says that it will not end any more. Then it is killed, however close to its end it is.
     ///
     /// # Errors
     /// When it runs still, or neither ends nor was enough of it seen.
@@ -74,7 +74,10 @@ impl Service {
                 ready();
             }
             if ready.is_none() && enough() {
-                return Ok(Course::Lives);
+                // It may have ended since it was asked, which makes no difference to whoever had seen enough.
+                self.process.child.kill()?;
+                self.process.wait(STOP_PATIENCE).await?;
+                return Ok(Course::Lived);
             }
             ensure!(
                 Instant::now() < deadline,

@@ -84,6 +84,8 @@ impl Client {
     pub fn lose_connections(&mut self) {
         self.disconnect();
         self.delayed = None;
+        // After a loss of power its number may be given to another batch where less than `disk` was promised.
+        self.committed = None;
     }
 
     /// The client's process ends: nobody will settle what it had in flight.
