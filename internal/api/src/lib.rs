@@ -21,11 +21,13 @@
 
 mod auth;
 mod config;
+mod content;
 mod context;
 mod error;
 mod fields;
 mod handler;
 mod input;
+mod lifecycle;
 mod metrics;
 mod orphan;
 mod request;

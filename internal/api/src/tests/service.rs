@@ -59,7 +59,7 @@ async fn unknown_paths_methods_branches_and_tasks_are_named() {
         ("GET", "/v2", 404, "endpointNotFound"),
         (
             "GET",
-            "/v1/branches/default/sources/a/versions",
+            "/v1/branches/default/sources/a/nothing",
             404,
             "endpointNotFound",
         ),

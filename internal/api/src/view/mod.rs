@@ -6,13 +6,14 @@ pub(crate) mod sink;
 pub(crate) mod source;
 pub(crate) mod statistics;
 pub(crate) mod task;
+pub(crate) mod version;
 
 use serde::Serialize;
 use stream_model::Timestamp;
 use stream_model::definition::Actor;
 use stream_model::definition::sink::Switch;
 
-/// That an entity was disabled.
+/// That an entity was disabled or deleted.
 #[derive(Debug, Serialize)]
 pub(crate) struct SwitchView<'a> {
     at: Timestamp,
