@@ -34,6 +34,7 @@ mod request;
 mod response;
 mod route;
 mod server;
+mod survey;
 mod task;
 pub mod token;
 mod view;

@@ -9,7 +9,7 @@ use matchit::Router;
 use crate::context::Context;
 use crate::error::{ApiError, Code};
 use crate::handler::{
-    lifecycle, service, settings, sink, source, statistics, task, update, versions,
+    lifecycle, service, settings, sink, source, statistics, status, task, update, versions,
 };
 use crate::lifecycle::Turn;
 use crate::request::{Call, Path};
@@ -44,6 +44,8 @@ pub(crate) enum Route {
     SinkVersions,
     SinkVersion,
     SinkRollback,
+    Status,
+    Diagnosis,
 }
 
 const ROUTES: &[Route] = &[
@@ -73,6 +75,8 @@ const ROUTES: &[Route] = &[
     Route::SinkVersions,
     Route::SinkVersion,
     Route::SinkRollback,
+    Route::Status,
+    Route::Diagnosis,
 ];
 
 impl Route {
@@ -93,6 +97,8 @@ impl Route {
                 "/v1/branches/{branch}/sources/{source}/sinks/{sink}/statistics/total"
             }
             Self::Task => "/v1/tasks/{*task}",
+            Self::Status => "/v1/status",
+            Self::Diagnosis => "/v1/diagnose",
             Self::DeletedSources => "/v1/branches/{branch}/sources/deleted",
             Self::SourceDisable => "/v1/branches/{branch}/sources/{source}/disable",
             Self::SourceEnable => "/v1/branches/{branch}/sources/{source}/enable",
@@ -126,6 +132,8 @@ impl Route {
             | Self::SinkStatistics
             | Self::Task
             | Self::DeletedSources
+            | Self::Status
+            | Self::Diagnosis
             | Self::DeletedSinks
             | Self::SourceVersions
             | Self::SourceVersion
@@ -240,6 +248,8 @@ pub(crate) async fn dispatch(
         (Route::SinkVersions, "GET") => versions::of_sink(context, call).await,
         (Route::SinkVersion, "GET") => versions::one_of_sink(context, call).await,
         (Route::SinkRollback, "PUT") => versions::roll_sink_back(context, call).await,
+        (Route::Status, "GET") => status::status(context).await,
+        (Route::Diagnosis, "GET") => status::diagnose(context).await,
         (Route::Task, "GET") => task::get(context, call).await,
         _ => Err(method_not_allowed(route, method)),
     }

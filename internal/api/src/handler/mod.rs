@@ -6,6 +6,7 @@ pub(crate) mod settings;
 pub(crate) mod sink;
 pub(crate) mod source;
 pub(crate) mod statistics;
+pub(crate) mod status;
 pub(crate) mod task;
 pub(crate) mod update;
 pub(crate) mod versions;

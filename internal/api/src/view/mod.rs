@@ -5,6 +5,7 @@ pub(crate) mod settings;
 pub(crate) mod sink;
 pub(crate) mod source;
 pub(crate) mod statistics;
+pub(crate) mod status;
 pub(crate) mod task;
 pub(crate) mod version;
 
