@@ -9,7 +9,8 @@ use matchit::Router;
 use crate::context::Context;
 use crate::error::{ApiError, Code};
 use crate::handler::{
-    lifecycle, service, settings, sink, source, statistics, status, task, update, versions,
+    aggregation, lifecycle, service, settings, sink, source, statistics, status, task, update,
+    versions,
 };
 use crate::lifecycle::Turn;
 use crate::request::{Call, Path};
@@ -46,6 +47,8 @@ pub(crate) enum Route {
     SinkRollback,
     Status,
     Diagnosis,
+    SinkFiles,
+    Aggregation,
 }
 
 const ROUTES: &[Route] = &[
@@ -77,6 +80,8 @@ const ROUTES: &[Route] = &[
     Route::SinkRollback,
     Route::Status,
     Route::Diagnosis,
+    Route::SinkFiles,
+    Route::Aggregation,
 ];
 
 impl Route {
@@ -97,6 +102,10 @@ impl Route {
                 "/v1/branches/{branch}/sources/{source}/sinks/{sink}/statistics/total"
             }
             Self::Task => "/v1/tasks/{*task}",
+            Self::SinkFiles => {
+                "/v1/branches/{branch}/sources/{source}/sinks/{sink}/statistics/files"
+            }
+            Self::Aggregation => "/v1/branches/{branch}/aggregation/sources",
             Self::Status => "/v1/status",
             Self::Diagnosis => "/v1/diagnose",
             Self::DeletedSources => "/v1/branches/{branch}/sources/deleted",
@@ -133,6 +142,8 @@ impl Route {
             | Self::Task
             | Self::DeletedSources
             | Self::Status
+            | Self::SinkFiles
+            | Self::Aggregation
             | Self::Diagnosis
             | Self::DeletedSinks
             | Self::SourceVersions
@@ -248,6 +259,8 @@ pub(crate) async fn dispatch(
         (Route::SinkVersions, "GET") => versions::of_sink(context, call).await,
         (Route::SinkVersion, "GET") => versions::one_of_sink(context, call).await,
         (Route::SinkRollback, "PUT") => versions::roll_sink_back(context, call).await,
+        (Route::SinkFiles, "GET") => statistics::files(context, call).await,
+        (Route::Aggregation, "GET") => aggregation::sources(context, call).await,
         (Route::Status, "GET") => status::status(context).await,
         (Route::Diagnosis, "GET") => status::diagnose(context).await,
         (Route::Task, "GET") => task::get(context, call).await,

@@ -1,5 +1,6 @@
 //! One function per endpoint: read the input, look at the state, answer or start a task.
 
+pub(crate) mod aggregation;
 pub(crate) mod lifecycle;
 pub(crate) mod service;
 pub(crate) mod settings;

@@ -38,7 +38,7 @@ pub(crate) async fn list(context: &Context, call: &Call) -> Result<Answer, ApiEr
     ))
 }
 
-async fn live(
+pub(super) async fn live(
     context: &Context,
     branch: &stream_model::BranchKey,
 ) -> Result<Vec<Source>, ApiError> {

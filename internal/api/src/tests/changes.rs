@@ -337,3 +337,37 @@ async fn nothing_is_called_deleted() {
     assert_eq!(refused, (400, "stream.api.badRequest".to_owned()));
     world.stop().await.expect("it stops");
 }
+
+#[tokio::test]
+async fn an_aggregation_has_sources_sinks_figures_and_files() {
+    let world = world().await;
+    world.source("other").await;
+    let client = &world.client;
+    let all = client
+        .get("/v1/branches/default/aggregation/sources")
+        .await
+        .json();
+    assert_eq!(all["page"]["totalCount"], 2);
+    let orders = &all["sources"][0];
+    assert_eq!(orders["sourceId"], "orders");
+    assert!(orders["http"]["url"].is_string());
+    assert_eq!(orders["sinks"][1]["sinkId"], "audit");
+    assert_eq!(orders["sinks"][1]["statistics"]["total"]["recordsCount"], 0);
+    assert_eq!(all["sources"][1]["sinks"], json!([]));
+    let files = client
+        .get(&format!("{AUDIT}/statistics/files"))
+        .await
+        .json();
+    assert_eq!(
+        files,
+        json!({"files": orders["sinks"][1]["statistics"]["files"]})
+    );
+    let page = "/v1/branches/default/aggregation/sources?limit=1&afterId=orders";
+    let second = client.get(page).await.json();
+    assert_eq!(second["sources"][0]["sourceId"], "other");
+    let none = client
+        .refused("GET", &format!("{SINKS}/none/statistics/files"), None)
+        .await;
+    assert_eq!(none, (404, "stream.api.sinkNotFound".to_owned()));
+    world.stop().await.expect("it stops");
+}
