@@ -25,6 +25,7 @@ mod shutdown;
 mod sinks;
 mod start;
 mod state_command;
+mod token_command;
 mod traffic;
 mod verdict;
 mod volume_command;

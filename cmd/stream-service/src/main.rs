@@ -7,6 +7,7 @@ mod component;
 mod config;
 mod forget;
 mod state;
+mod token;
 mod volume;
 mod wiring;
 
@@ -40,6 +41,9 @@ Commands, instead of components:
   volume inspect PATH  prints what is on a volume, or on all below a directory, without the service
   volume verify PATH   checks every checksum on them, exits with 1 when something is damaged
   volume forget ID     says what is lost with a volume whose disk is gone; with \"confirm\" gives it up
+  token create ROLE    makes an API token, role admin or read-only; words behind it are its description
+  token list           shows all API tokens, not their secrets
+  token revoke ID      makes one worthless
   version              prints the version",
     after: "",
     describe: |_| None,
@@ -62,6 +66,7 @@ enum Command {
     State(Box<Config>, state::Look),
     Volume(volume::Look),
     Forget(Box<Config>, forget::Forget),
+    Token(Box<Config>, token::Order),
     Serve(
         Box<Config>,
         std::collections::BTreeSet<component::Component>,
@@ -80,6 +85,7 @@ fn run() -> anyhow::Result<ExitCode> {
         }
         Command::Volume(look) => volume::run(&look),
         Command::Forget(config, order) => runtime()?.block_on(forget::run(&config, order)),
+        Command::Token(config, order) => runtime()?.block_on(token::run(&config, order)),
         Command::State(config, look) => runtime()?.block_on(state::run(&config, look)),
         Command::Serve(config, components, warnings, shown) => {
             stream_node::init_logging(config.log.format, &config.log.level)?;
@@ -146,6 +152,7 @@ fn command() -> anyhow::Result<Command> {
         ["volume", "forget", ref words @ ..] => {
             Ok(Command::Forget(Box::new(config), forget::parse(words)?))
         }
+        ["token", ref words @ ..] => Ok(Command::Token(Box::new(config), token::parse(words)?)),
         ["state", ref words @ ..] => Ok(Command::State(Box::new(config), state::parse(words)?)),
         ["check"] => Ok(Command::Print("The configuration is valid.\n".to_owned())),
         _ => {

@@ -38,6 +38,14 @@ pub(crate) enum Code {
     SourceNotFound,
     /// There is no such sink.
     SinkNotFound,
+    /// There is no deleted source of that name.
+    DeletedSourceNotFound,
+    /// There is no deleted sink of that name.
+    DeletedSinkNotFound,
+    /// The source has no such version.
+    SourceVersionNotFound,
+    /// The sink has no such version.
+    SinkVersionNotFound,
     /// There is no such task.
     TaskNotFound,
     /// The source exists already, or is being created.
@@ -77,6 +85,10 @@ impl Code {
             Self::BranchNotFound => "stream.api.branchNotFound",
             Self::SourceNotFound => "stream.api.sourceNotFound",
             Self::SinkNotFound => "stream.api.sinkNotFound",
+            Self::DeletedSourceNotFound => "stream.api.deletedSourceNotFound",
+            Self::DeletedSinkNotFound => "stream.api.deletedSinkNotFound",
+            Self::SourceVersionNotFound => "stream.api.sourceVersionNotFound",
+            Self::SinkVersionNotFound => "stream.api.sinkVersionNotFound",
             Self::TaskNotFound => "stream.api.taskNotFound",
             Self::SourceAlreadyExists => "stream.api.sourceAlreadyExists",
             Self::SinkAlreadyExists => "stream.api.sinkAlreadyExists",
@@ -105,6 +117,10 @@ impl Code {
             | Self::BranchNotFound
             | Self::SourceNotFound
             | Self::SinkNotFound
+            | Self::DeletedSourceNotFound
+            | Self::DeletedSinkNotFound
+            | Self::SourceVersionNotFound
+            | Self::SinkVersionNotFound
             | Self::TaskNotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::SourceAlreadyExists
@@ -179,6 +195,34 @@ pub(crate) mod not_found {
         ApiError::new(
             Code::SinkNotFound,
             format!("Sink {id:?} does not exist in the source."),
+        )
+    }
+
+    pub(crate) fn deleted_source(id: &str) -> ApiError {
+        ApiError::new(
+            Code::DeletedSourceNotFound,
+            format!("The branch has no deleted source {id:?}."),
+        )
+    }
+
+    pub(crate) fn deleted_sink(id: &str) -> ApiError {
+        ApiError::new(
+            Code::DeletedSinkNotFound,
+            format!("The source has no deleted sink {id:?}."),
+        )
+    }
+
+    pub(crate) fn source_version(id: &str, number: u64) -> ApiError {
+        ApiError::new(
+            Code::SourceVersionNotFound,
+            format!("Source {id:?} has no version {number}; the oldest versions are forgotten."),
+        )
+    }
+
+    pub(crate) fn sink_version(id: &str, number: u64) -> ApiError {
+        ApiError::new(
+            Code::SinkVersionNotFound,
+            format!("Sink {id:?} has no version {number}; the oldest versions are forgotten."),
         )
     }
 

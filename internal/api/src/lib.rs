@@ -21,17 +21,20 @@
 
 mod auth;
 mod config;
+mod content;
 mod context;
 mod error;
 mod fields;
 mod handler;
 mod input;
+mod lifecycle;
 mod metrics;
 mod orphan;
 mod request;
 mod response;
 mod route;
 mod server;
+mod survey;
 mod task;
 pub mod token;
 mod view;

@@ -84,6 +84,16 @@ impl Path {
         let sink: SinkId = sink.parse().map_err(|_| not_found::sink(sink))?;
         Ok(SinkKey { source, sink })
     }
+
+    /// The version number of the path.
+    pub(crate) fn version(&self) -> Result<u64, ApiError> {
+        let version = self.part("version");
+        let number = version.parse().ok().filter(|number| *number > 0);
+        number.ok_or_else(|| {
+            let message = format!("A version is a number from 1 on, not {version:?}.");
+            ApiError::new(Code::InvalidFieldType, message)
+        })
+    }
 }
 
 /// The parameters after the `?`, decoded.

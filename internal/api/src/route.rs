@@ -8,7 +8,11 @@ use matchit::Router;
 
 use crate::context::Context;
 use crate::error::{ApiError, Code};
-use crate::handler::{service, settings, sink, source, statistics, task};
+use crate::handler::{
+    aggregation, lifecycle, service, settings, sink, source, statistics, status, task, update,
+    versions,
+};
+use crate::lifecycle::Turn;
 use crate::request::{Call, Path};
 use crate::response::Answer;
 
@@ -26,6 +30,25 @@ pub(crate) enum Route {
     SinkSettings,
     SinkStatistics,
     Task,
+    DeletedSources,
+    SourceDisable,
+    SourceEnable,
+    SourceUndelete,
+    SourceSecret,
+    SourceVersions,
+    SourceVersion,
+    SourceRollback,
+    DeletedSinks,
+    SinkDisable,
+    SinkEnable,
+    SinkUndelete,
+    SinkVersions,
+    SinkVersion,
+    SinkRollback,
+    Status,
+    Diagnosis,
+    SinkFiles,
+    Aggregation,
 }
 
 const ROUTES: &[Route] = &[
@@ -40,6 +63,25 @@ const ROUTES: &[Route] = &[
     Route::SinkSettings,
     Route::SinkStatistics,
     Route::Task,
+    Route::DeletedSources,
+    Route::SourceDisable,
+    Route::SourceEnable,
+    Route::SourceUndelete,
+    Route::SourceSecret,
+    Route::SourceVersions,
+    Route::SourceVersion,
+    Route::SourceRollback,
+    Route::DeletedSinks,
+    Route::SinkDisable,
+    Route::SinkEnable,
+    Route::SinkUndelete,
+    Route::SinkVersions,
+    Route::SinkVersion,
+    Route::SinkRollback,
+    Route::Status,
+    Route::Diagnosis,
+    Route::SinkFiles,
+    Route::Aggregation,
 ];
 
 impl Route {
@@ -60,17 +102,65 @@ impl Route {
                 "/v1/branches/{branch}/sources/{source}/sinks/{sink}/statistics/total"
             }
             Self::Task => "/v1/tasks/{*task}",
+            Self::SinkFiles => {
+                "/v1/branches/{branch}/sources/{source}/sinks/{sink}/statistics/files"
+            }
+            Self::Aggregation => "/v1/branches/{branch}/aggregation/sources",
+            Self::Status => "/v1/status",
+            Self::Diagnosis => "/v1/diagnose",
+            Self::DeletedSources => "/v1/branches/{branch}/sources/deleted",
+            Self::SourceDisable => "/v1/branches/{branch}/sources/{source}/disable",
+            Self::SourceEnable => "/v1/branches/{branch}/sources/{source}/enable",
+            Self::SourceUndelete => "/v1/branches/{branch}/sources/{source}/undelete",
+            Self::SourceSecret => "/v1/branches/{branch}/sources/{source}/rotate-secret",
+            Self::SourceVersions => "/v1/branches/{branch}/sources/{source}/versions",
+            Self::SourceVersion => "/v1/branches/{branch}/sources/{source}/versions/{version}",
+            Self::SourceRollback => {
+                "/v1/branches/{branch}/sources/{source}/versions/{version}/rollback"
+            }
+            Self::DeletedSinks => "/v1/branches/{branch}/sources/{source}/sinks/deleted",
+            Self::SinkDisable => "/v1/branches/{branch}/sources/{source}/sinks/{sink}/disable",
+            Self::SinkEnable => "/v1/branches/{branch}/sources/{source}/sinks/{sink}/enable",
+            Self::SinkUndelete => "/v1/branches/{branch}/sources/{source}/sinks/{sink}/undelete",
+            Self::SinkVersions => "/v1/branches/{branch}/sources/{source}/sinks/{sink}/versions",
+            Self::SinkVersion => {
+                "/v1/branches/{branch}/sources/{source}/sinks/{sink}/versions/{version}"
+            }
+            Self::SinkRollback => {
+                "/v1/branches/{branch}/sources/{source}/sinks/{sink}/versions/{version}/rollback"
+            }
         }
     }
 
     /// The methods of the path, as in an `Allow` header.
     pub(crate) const fn methods(self) -> HeaderValue {
         HeaderValue::from_static(match self {
-            Self::Root | Self::Index | Self::HealthCheck | Self::SinkStatistics | Self::Task => {
-                "GET, OPTIONS"
-            }
+            Self::Root
+            | Self::Index
+            | Self::HealthCheck
+            | Self::SinkStatistics
+            | Self::Task
+            | Self::DeletedSources
+            | Self::Status
+            | Self::SinkFiles
+            | Self::Aggregation
+            | Self::Diagnosis
+            | Self::DeletedSinks
+            | Self::SourceVersions
+            | Self::SourceVersion
+            | Self::SinkVersions
+            | Self::SinkVersion => "GET, OPTIONS",
             Self::Sources | Self::Sinks => "GET, POST, OPTIONS",
-            Self::Source | Self::Sink => "GET, DELETE, OPTIONS",
+            Self::Source | Self::Sink => "GET, PATCH, DELETE, OPTIONS",
+            Self::SourceSecret => "POST, OPTIONS",
+            Self::SourceDisable
+            | Self::SourceEnable
+            | Self::SourceUndelete
+            | Self::SourceRollback
+            | Self::SinkDisable
+            | Self::SinkEnable
+            | Self::SinkUndelete
+            | Self::SinkRollback => "PUT, OPTIONS",
             Self::SourceSettings | Self::SinkSettings => "GET, PATCH, OPTIONS",
         })
     }
@@ -152,6 +242,27 @@ pub(crate) async fn dispatch(
         (Route::SinkSettings, "GET") => settings::of_sink(context, call).await,
         (Route::SinkSettings, "PATCH") => settings::change_sink(context, call).await,
         (Route::SinkStatistics, "GET") => statistics::total(context, call).await,
+        (Route::Source, "PATCH") => update::source(context, call).await,
+        (Route::Sink, "PATCH") => update::sink(context, call).await,
+        (Route::DeletedSources, "GET") => source::list_deleted(context, call).await,
+        (Route::DeletedSinks, "GET") => sink::list_deleted(context, call).await,
+        (Route::SourceDisable, "PUT") => lifecycle::turn_source(context, call, Turn::Off).await,
+        (Route::SourceEnable, "PUT") => lifecycle::turn_source(context, call, Turn::On).await,
+        (Route::SourceUndelete, "PUT") => lifecycle::undelete_source(context, call).await,
+        (Route::SourceSecret, "POST") => source::rotate_secret(context, call).await,
+        (Route::SourceVersions, "GET") => versions::of_source(context, call).await,
+        (Route::SourceVersion, "GET") => versions::one_of_source(context, call).await,
+        (Route::SourceRollback, "PUT") => versions::roll_source_back(context, call).await,
+        (Route::SinkDisable, "PUT") => lifecycle::turn_sink(context, call, Turn::Off).await,
+        (Route::SinkEnable, "PUT") => lifecycle::turn_sink(context, call, Turn::On).await,
+        (Route::SinkUndelete, "PUT") => lifecycle::undelete_sink(context, call).await,
+        (Route::SinkVersions, "GET") => versions::of_sink(context, call).await,
+        (Route::SinkVersion, "GET") => versions::one_of_sink(context, call).await,
+        (Route::SinkRollback, "PUT") => versions::roll_sink_back(context, call).await,
+        (Route::SinkFiles, "GET") => statistics::files(context, call).await,
+        (Route::Aggregation, "GET") => aggregation::sources(context, call).await,
+        (Route::Status, "GET") => status::status(context).await,
+        (Route::Diagnosis, "GET") => status::diagnose(context).await,
         (Route::Task, "GET") => task::get(context, call).await,
         _ => Err(method_not_allowed(route, method)),
     }
@@ -184,12 +295,7 @@ mod tests {
             (route, path.part("task")),
             (Route::Task, "api.create.sink/1/a/b/x_y")
         );
-        for unknown in [
-            "/v2",
-            "/v1/tasks",
-            "/v1/branches/1/sources/a/versions",
-            "//",
-        ] {
+        for unknown in ["/v2", "/v1/tasks", "/v1/branches/1/sources/a/nothing", "//"] {
             let found = routes.find(unknown).map(|(route, _)| route);
             let code = found.as_ref().map_err(|error| error.code);
             assert!(
@@ -199,15 +305,20 @@ mod tests {
         }
     }
 
+    fn routes_of(path: &str) -> Route {
+        Routes::new().find(path).expect("a route").0
+    }
+
     #[test]
     fn every_route_has_the_methods_it_names() {
         for route in ROUTES {
-            assert!(
-                route.allows(&Method::GET) && route.allows(&Method::OPTIONS),
-                "{route:?}"
-            );
-            assert!(!route.allows(&Method::PUT), "{route:?}");
+            assert!(route.allows(&Method::OPTIONS), "{route:?}");
+            assert!(!route.allows(&Method::HEAD), "{route:?}");
         }
+        let found = routes_of("/v1/branches/1/sources/deleted");
+        assert_eq!(found, Route::DeletedSources, "not a source of that name");
+        assert!(Route::SinkRollback.allows(&Method::PUT));
+        assert!(!Route::SinkRollback.allows(&Method::GET));
         assert!(Route::Sinks.allows(&Method::POST));
         assert!(!Route::Sinks.allows(&Method::DELETE));
     }

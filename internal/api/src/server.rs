@@ -307,7 +307,7 @@ fn too_slow() -> ApiError {
 
 /// Methods that some route has.
 fn method_label(method: &Method) -> Option<&'static str> {
-    ["GET", "POST", "PATCH", "DELETE", "OPTIONS"]
+    ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
         .into_iter()
         .find(|name| *name == method.as_str())
 }

@@ -84,6 +84,16 @@ pub(crate) enum Kind {
     CreateSink,
     DeleteSink,
     UpdateSinkSettings,
+    UpdateSource,
+    DisableSource,
+    EnableSource,
+    UndeleteSource,
+    RollbackSource,
+    UpdateSink,
+    DisableSink,
+    EnableSink,
+    UndeleteSink,
+    RollbackSink,
 }
 
 impl Kind {
@@ -96,6 +106,16 @@ impl Kind {
             Self::CreateSink => "api.create.sink",
             Self::DeleteSink => "api.delete.sink",
             Self::UpdateSinkSettings => "api.update.sinkSettings",
+            Self::UpdateSource => "api.update.source",
+            Self::DisableSource => "api.disable.source",
+            Self::EnableSource => "api.enable.source",
+            Self::UndeleteSource => "api.undelete.source",
+            Self::RollbackSource => "api.rollback.sourceVersion",
+            Self::UpdateSink => "api.update.sink",
+            Self::DisableSink => "api.disable.sink",
+            Self::EnableSink => "api.enable.sink",
+            Self::UndeleteSink => "api.undelete.sink",
+            Self::RollbackSink => "api.rollback.sinkVersion",
         }
     }
 }

@@ -12,7 +12,7 @@ use rand::TryRng;
 use rand::rngs::SysRng;
 use stream_model::definition::Token;
 use stream_model::definition::token::{Role, token_hash};
-use stream_model::{Clock, ErrorKind, Secret};
+use stream_model::{Clock, ErrorKind, Secret, Timestamp};
 use stream_state::{StateError, Store};
 use tracing::warn;
 
@@ -74,6 +74,25 @@ pub fn generate() -> Secret<String> {
     Secret::new(random_text(TOKEN_LEN))
 }
 
+/// What the state keeps of a token: its hash, and the rest under it.
+#[must_use]
+pub fn record(
+    token: &Secret<String>,
+    role: Role,
+    description: String,
+    created_at: Timestamp,
+) -> (String, Token) {
+    let hash = token_hash(token);
+    let token = Token {
+        // Part of the hash, so that the same token gets the same id again.
+        id: hash.chars().take(12).collect(),
+        description,
+        role,
+        created_at,
+    };
+    (hash, token)
+}
+
 /// Random letters and digits from the operating system.
 pub(crate) fn random_text(len: usize) -> String {
     let mut text = String::with_capacity(len);
@@ -132,14 +151,8 @@ async fn store_admin(
     token: &Secret<String>,
     clock: &dyn Clock,
 ) -> Result<(), TokenError> {
-    let hash = token_hash(token);
-    let record = Token {
-        // Part of the hash, so that the same token gets the same id again.
-        id: hash.chars().take(12).collect(),
-        description: "admin token of the first start".to_owned(),
-        role: Role::Admin,
-        created_at: clock.now(),
-    };
+    let description = "admin token of the first start".to_owned();
+    let (hash, record) = record(token, Role::Admin, description, clock.now());
     match store.create_token(&hash, record).await {
         // Another process was faster with the same file.
         Ok(_) | Err(StateError::AlreadyExists { .. }) => Ok(()),

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use hyper::StatusCode;
 use stream_model::definition::Stamp;
 use stream_model::{SinkKey, SourceKey};
-use stream_state::{StateError, Store};
+use stream_state::Store;
 
-use super::{accept, version};
+use super::{Refusal, accept, next};
+use crate::content;
 use crate::context::Context;
 use crate::error::{ApiError, not_found};
 use crate::input::settings::Changes;
@@ -72,9 +73,8 @@ async fn update_source(
             source.settings = changes
                 .apply(&source.settings, &levels)
                 .map_err(Refusal::Api)?;
-            let content = ("http", &source.name, &source.description, &source.settings);
-            let (number, description) = (source.version.number + 1, changes.description.clone());
-            source.version = version(number, &content, description, stamp.clone());
+            let version = next(&source.version, changes.description.clone(), &stamp);
+            source.version = content::of_source(&source).version(version);
             Ok(source)
         })
         .await
@@ -124,36 +124,12 @@ async fn update_sink(
             sink.settings = changes
                 .apply(&sink.settings, &levels)
                 .map_err(Refusal::Api)?;
-            let content = (&sink.name, &sink.description, &sink.table, &sink.settings);
-            let (number, description) = (sink.version.number + 1, changes.description.clone());
-            sink.version = version(number, &content, description, stamp.clone());
+            let version = next(&sink.version, changes.description.clone(), &stamp);
+            sink.version = content::of_sink(&sink).version(version);
             Ok(sink)
         })
         .await
         .map_err(|refusal| refusal.or_gone(gone))?;
     context.seen(&updated).await;
     Ok("The settings of the sink were changed.")
-}
-
-/// Why an update did not happen.
-enum Refusal {
-    Api(ApiError),
-    State(StateError),
-}
-
-impl From<StateError> for Refusal {
-    fn from(error: StateError) -> Self {
-        Self::State(error)
-    }
-}
-
-impl Refusal {
-    /// What the client is told; `gone` when the entity has vanished since the request.
-    fn or_gone(self, gone: impl FnOnce() -> ApiError) -> ApiError {
-        match self {
-            Self::Api(error) => error,
-            Self::State(StateError::NotFound { .. }) => gone(),
-            Self::State(error) => error.into(),
-        }
-    }
 }

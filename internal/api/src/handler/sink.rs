@@ -4,14 +4,15 @@ use std::sync::Arc;
 
 use hyper::StatusCode;
 use stream_model::definition::sink::Switch;
-use stream_model::definition::{MAX_CHILDREN, Settings, Sink, Source};
+use stream_model::definition::{MAX_CHILDREN, Settings, Sink, Source, Table};
 use stream_model::placement::{Candidate, assign};
 use stream_model::{SinkKey, SourceKey, VolumeId, opening};
 use stream_state::keyspace::Key;
 use stream_state::{Opening, StateError, Store, Versioned};
 use tracing::{debug, info};
 
-use super::{accept, refuse_cascade, version};
+use super::{accept, first, refuse_cascade};
+use crate::content;
 use crate::context::Context;
 use crate::error::{ApiError, Code, not_found};
 use crate::input::page::Window;
@@ -48,6 +49,19 @@ async fn live(context: &Context, source: &SourceKey) -> Result<Vec<Sink>, ApiErr
     Ok(sinks.filter(|sink| sink.deleted.is_none()).collect())
 }
 
+/// `GET S/deleted`
+pub(crate) async fn list_deleted(context: &Context, call: &Call) -> Result<Answer, ApiError> {
+    let key = call.path.source()?;
+    let window = Window::read(&call.query)?;
+    context.source(&key).await?;
+    let sinks = context.store.sinks(&key).await?.into_iter();
+    let deleted = sinks.map(|sink| sink.value);
+    let deleted: Vec<Sink> = deleted.filter(|sink| sink.deleted.is_some()).collect();
+    let (page, sinks) = cut(deleted, window, |sink| sink.key.sink.as_str());
+    let views = sinks.iter().map(SinkView::from).collect();
+    Ok(json(StatusCode::OK, &SinksView::new(&key, page, views)))
+}
+
 /// `GET S/{sink}`
 pub(crate) async fn get(context: &Context, call: &Call) -> Result<Answer, ApiError> {
     let (_, sink) = context.sink(&call.path.sink()?).await?;
@@ -58,7 +72,7 @@ pub(crate) async fn get(context: &Context, call: &Call) -> Result<Answer, ApiErr
 pub(crate) async fn create(context: &Arc<Context>, call: &Call) -> Result<Answer, ApiError> {
     let source = call.path.source()?;
     let new = NewSink::read(&call.body, &context.targets, context.default_kind())?;
-    check_primary_key(context, &new)?;
+    check_primary_key(context, &new.table)?;
     context.source(&source).await?;
     let key = SinkKey {
         source,
@@ -96,13 +110,8 @@ fn define(call: &Call, key: SinkKey, new: NewSink, context: &Context) -> Sink {
         ..
     } = new;
     let stamp = call.stamp(context.clock.as_ref());
-    Sink {
-        version: version(
-            1,
-            &(&name, &description, &table),
-            "New sink.".to_owned(),
-            stamp.clone(),
-        ),
+    let mut sink = Sink {
+        version: first("New sink.".to_owned(), &stamp),
         key,
         name,
         description,
@@ -111,7 +120,9 @@ fn define(call: &Call, key: SinkKey, new: NewSink, context: &Context) -> Sink {
         disabled: None,
         deleted: None,
         settings: Settings::default(),
-    }
+    };
+    sink.version = content::of_sink(&sink).version(sink.version.clone());
+    sink
 }
 
 /// The table first: a sink whose table cannot be made would take rows that can never be imported.
@@ -120,11 +131,7 @@ async fn prepare_and_store(
     state: Store,
     sink: Sink,
 ) -> Result<&'static str, ApiError> {
-    let target = context.targets.get(sink.table.kind).ok_or_else(|| {
-        let message = "The target of the table is not configured any more.";
-        ApiError::new(Code::BadRequest, message)
-    })?;
-    target.prepare(&sink.table).await?;
+    prepare(&context, &sink.table).await?;
     let key = sink.key.clone();
     match store(&context, &state, sink).await {
         Ok(created) => context.seen(&created).await,
@@ -136,6 +143,15 @@ async fn prepare_and_store(
         Err(error) => return Err(error.into()),
     }
     Ok("The sink and its table were created.")
+}
+
+/// Makes the table, or gives it the columns that it lacks.
+pub(super) async fn prepare(context: &Context, table: &Table) -> Result<(), ApiError> {
+    let target = context.targets.get(table.kind).ok_or_else(|| {
+        let message = "The target of the table is not configured any more.";
+        ApiError::new(Code::BadRequest, message)
+    })?;
+    Ok(target.prepare(table).await?)
 }
 
 /// Stores the sink, with its first file where there are volumes, so that it takes rows at once.
@@ -162,9 +178,9 @@ async fn store(
 }
 
 /// The last row of a key is the one that came last, which only one volume can tell.
-fn check_primary_key(context: &Context, new: &NewSink) -> Result<(), ApiError> {
+pub(super) fn check_primary_key(context: &Context, table: &Table) -> Result<(), ApiError> {
     let volumes = context.defaults.local.assignment.count;
-    if volumes > 1 && new.table.mapping.primary_key().next().is_some() {
+    if volumes > 1 && table.mapping.primary_key().next().is_some() {
         return Err(ApiError::bad_request(format!(
             "A table with a primary key needs the rows of its source on one volume, but \
              storage.level.local.volume.assignment.count is {volumes}; set it to 1, or leave out \"primaryKey\"."
@@ -281,7 +297,7 @@ fn in_work(key: &SinkKey) -> ApiError {
     ApiError::new(Code::SinkAlreadyExists, message)
 }
 
-fn limit_reached() -> ApiError {
+pub(super) fn limit_reached() -> ApiError {
     let message =
         format!("The source has {MAX_CHILDREN} sinks, which is the limit; delete one first.");
     ApiError::new(Code::SinkCountLimitReached, message)

@@ -9,7 +9,8 @@ use stream_model::definition::{MAX_CHILDREN, Settings, Source};
 use stream_model::{Secret, SourceKey};
 use stream_state::{StateError, Store};
 
-use super::{accept, refuse_cascade, version};
+use super::{Refusal, accept, first, next, refuse_cascade};
+use crate::content;
 use crate::context::Context;
 use crate::error::{ApiError, Code, not_found};
 use crate::input::page::Window;
@@ -37,13 +38,31 @@ pub(crate) async fn list(context: &Context, call: &Call) -> Result<Answer, ApiEr
     ))
 }
 
-async fn live(
+pub(super) async fn live(
     context: &Context,
     branch: &stream_model::BranchKey,
 ) -> Result<Vec<Source>, ApiError> {
     let sources = context.store.sources(branch).await?;
     let sources = sources.into_iter().map(|source| source.value);
     Ok(sources.filter(|source| source.deleted.is_none()).collect())
+}
+
+/// `GET B/sources/deleted`
+pub(crate) async fn list_deleted(context: &Context, call: &Call) -> Result<Answer, ApiError> {
+    let branch = call.path.branch()?;
+    let window = Window::read(&call.query)?;
+    let sources = context.store.sources(&branch).await?.into_iter();
+    let deleted = sources.map(|source| source.value);
+    let deleted: Vec<Source> = deleted.filter(|source| source.deleted.is_some()).collect();
+    let (page, sources) = cut(deleted, window, |source| source.key.source.as_str());
+    let views = sources
+        .iter()
+        .map(|source| SourceView::new(source, &context.urls))
+        .collect();
+    Ok(json(
+        StatusCode::OK,
+        &SourcesView::new(&branch, page, views),
+    ))
 }
 
 /// `GET B/sources/{source}`
@@ -92,13 +111,8 @@ fn define(call: &Call, key: SourceKey, new: NewSource, context: &Context) -> Sou
         name, description, ..
     } = new;
     let stamp = call.stamp(context.clock.as_ref());
-    Source {
-        version: version(
-            1,
-            &("http", &name, &description),
-            "New source.".to_owned(),
-            stamp.clone(),
-        ),
+    let mut source = Source {
+        version: first("New source.".to_owned(), &stamp),
         key,
         kind: SourceKind::Http {
             secret: Secret::new(random_text(SECRET_LEN)),
@@ -109,7 +123,9 @@ fn define(call: &Call, key: SourceKey, new: NewSource, context: &Context) -> Sou
         disabled: None,
         deleted: None,
         settings: Settings::default(),
-    }
+    };
+    source.version = content::of_source(&source).version(source.version.clone());
+    source
 }
 
 async fn store(
@@ -163,6 +179,36 @@ async fn mark_deleted(
     Ok("The source and its sinks were deleted; rows received until now are still imported.")
 }
 
+/// `POST B/sources/{source}/rotate-secret`
+///
+/// Not a task: whoever has to lock an intruder out wants to know at once that it is done. Records that come with the old
+/// secret are refused as soon as the HTTP sources have seen the change, usually within milliseconds.
+pub(crate) async fn rotate_secret(context: &Arc<Context>, call: &Call) -> Result<Answer, ApiError> {
+    let key = call.path.source()?;
+    let gone = || not_found::source(key.source.as_str());
+    let stamp = call.stamp(context.clock.as_ref());
+    let rotated = context
+        .store
+        .update_source(&key, |mut source| {
+            if source.deleted.is_some() {
+                return Err(Refusal::Api(gone()));
+            }
+            source.kind = SourceKind::Http {
+                secret: Secret::new(random_text(SECRET_LEN)),
+            };
+            let version = next(&source.version, "Rotated secret.".to_owned(), &stamp);
+            source.version = content::of_source(&source).version(version);
+            Ok(source)
+        })
+        .await
+        .map_err(|refusal| refusal.or_gone(gone))?;
+    context.seen(&rotated).await;
+    Ok(json(
+        StatusCode::OK,
+        &SourceView::new(&rotated.value, &context.urls),
+    ))
+}
+
 fn already_exists(key: &SourceKey) -> ApiError {
     let message = format!(
         "Source {:?} exists already in the branch; choose another \"sourceId\".",
@@ -180,7 +226,7 @@ fn in_work(key: &SourceKey) -> ApiError {
     ApiError::new(Code::SourceAlreadyExists, message)
 }
 
-fn limit_reached() -> ApiError {
+pub(super) fn limit_reached() -> ApiError {
     let message =
         format!("The branch has {MAX_CHILDREN} sources, which is the limit; delete one first.");
     ApiError::new(Code::SourceCountLimitReached, message)

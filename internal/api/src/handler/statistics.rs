@@ -6,6 +6,7 @@ use crate::context::Context;
 use crate::error::ApiError;
 use crate::request::Call;
 use crate::response::{Answer, json};
+use crate::view::file::FilesView;
 use crate::view::statistics::{ByLevel, StatisticsView};
 
 /// `GET …/sinks/{sink}/statistics/total`
@@ -21,4 +22,16 @@ pub(crate) async fn total(context: &Context, call: &Call) -> Result<Answer, ApiE
     // Not mirrored yet means created a moment ago.
     let view = StatisticsView::from(sums.unwrap_or_default());
     Ok(json(StatusCode::OK, &view))
+}
+
+/// `GET …/sinks/{sink}/statistics/files?failedFiles=`
+pub(crate) async fn files(context: &Context, call: &Call) -> Result<Answer, ApiError> {
+    let key = call.path.sink()?;
+    let only_failed = call.query.flag("failedFiles")?;
+    context.sink(&key).await?;
+    let view = context.mirror.read(|topology| {
+        let sink = topology.sink(&key);
+        sink.map(|sink| FilesView::new(sink, only_failed))
+    });
+    Ok(json(StatusCode::OK, &view.unwrap_or_default()))
 }

@@ -7,7 +7,7 @@ use stream_model::definition::mapping::{MAX_COLUMNS, MAX_TEMPLATE_LEN, Template}
 use stream_model::definition::{Column, ColumnKind, Mapping, Table, TableKind};
 use stream_target::{Targets, validate_table};
 
-use super::{description, identifier, name};
+use super::{Texts, description, identifier, name};
 use crate::error::{ApiError, sentence};
 use crate::fields::{Fields, not_one_of, quoted_list};
 
@@ -54,6 +54,66 @@ impl NewSink {
     }
 }
 
+/// A change of a sink.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct SinkChange {
+    pub(crate) texts: Texts,
+    pub(crate) table: TableChange,
+}
+
+/// A change of a table: only what is there is changed.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct TableChange {
+    kind: Option<TableKind>,
+    table_id: Option<String>,
+    mapping: Option<Mapping>,
+}
+
+impl SinkChange {
+    pub(crate) fn read(body: &[u8]) -> Result<Self, ApiError> {
+        let mut fields = Fields::of_body(body)?;
+        if let Some(kind) = fields.optional_text("type", 0..=usize::MAX)?
+            && kind != "table"
+        {
+            return Err(not_one_of("body.type", &kind, ["table"].into_iter()));
+        }
+        let texts = Texts::read(&mut fields)?;
+        signals(&mut fields)?;
+        let path = fields.path("table");
+        let table = match fields.optional("table") {
+            None => TableChange::default(),
+            Some(table) => TableChange::read(Fields::of_value(path, table)?)?,
+        };
+        fields.finish()?;
+        Ok(Self { texts, table })
+    }
+}
+
+impl TableChange {
+    fn read(mut fields: Fields) -> Result<Self, ApiError> {
+        let path = fields.path("mapping");
+        let change = Self {
+            kind: table_kind(&mut fields)?,
+            table_id: fields.optional_text("tableId", 1..=stream_target::MAX_TABLE_ID_LEN)?,
+            mapping: match fields.optional("mapping") {
+                None => None,
+                Some(it) => Some(mapping(Fields::of_value(path, it)?)?),
+            },
+        };
+        fields.finish()?;
+        Ok(change)
+    }
+
+    /// The table after the change.
+    pub(crate) fn over(&self, table: &Table) -> Table {
+        Table {
+            kind: self.kind.unwrap_or(table.kind),
+            table_id: self.table_id.as_ref().unwrap_or(&table.table_id).clone(),
+            mapping: self.mapping.as_ref().unwrap_or(&table.mapping).clone(),
+        }
+    }
+}
+
 /// Signals only exist for OTLP sources. For the others they are checked, and of no effect.
 fn signals(fields: &mut Fields) -> Result<(), ApiError> {
     let Some(signals) = fields.optional("allowedSignals") else {
@@ -76,29 +136,36 @@ fn signals(fields: &mut Fields) -> Result<(), ApiError> {
 }
 
 fn table(mut fields: Fields, default_kind: TableKind) -> Result<Table, ApiError> {
-    let path = fields.path("type");
-    let kind = match fields.optional_text("type", 0..=usize::MAX)? {
-        None => default_kind,
-        Some(name) => {
-            let kind = KINDS.into_iter().find(|kind| kind.as_str() == name);
-            let names = KINDS.iter().map(|kind| kind.as_str());
-            kind.ok_or_else(|| not_one_of(&path, &name, names))?
-        }
-    };
+    let kind = table_kind(&mut fields)?.unwrap_or(default_kind);
     let table_id = fields.text("tableId", 1..=stream_target::MAX_TABLE_ID_LEN)?;
-    let mut mapping = fields.object("mapping")?;
+    let mapping = mapping(fields.object("mapping")?)?;
     fields.finish()?;
-    let path = mapping.path("columns");
-    let items = mapping.list("columns", 1..=MAX_COLUMNS)?;
-    mapping.finish()?;
-    let items = items.into_iter().enumerate();
-    let columns = items.map(|(index, item)| column(format!("{path}[{index}]"), item));
-    let columns = columns.collect::<Result<_, _>>()?;
     Ok(Table {
         kind,
         table_id,
-        mapping: Mapping { columns },
+        mapping,
     })
+}
+
+fn table_kind(fields: &mut Fields) -> Result<Option<TableKind>, ApiError> {
+    let path = fields.path("type");
+    let Some(name) = fields.optional_text("type", 0..=usize::MAX)? else {
+        return Ok(None);
+    };
+    let kind = KINDS.into_iter().find(|kind| kind.as_str() == name);
+    let names = KINDS.iter().map(|kind| kind.as_str());
+    kind.map(Some)
+        .ok_or_else(|| not_one_of(&path, &name, names))
+}
+
+fn mapping(mut fields: Fields) -> Result<Mapping, ApiError> {
+    let path = fields.path("columns");
+    let items = fields.list("columns", 1..=MAX_COLUMNS)?;
+    fields.finish()?;
+    let items = items.into_iter().enumerate();
+    let columns = items.map(|(index, item)| column(format!("{path}[{index}]"), item));
+    let columns = columns.collect::<Result<_, _>>()?;
+    Ok(Mapping { columns })
 }
 
 fn column(path: String, item: Value) -> Result<Column, ApiError> {
@@ -160,7 +227,7 @@ fn template(mut fields: Fields) -> Result<Template, ApiError> {
 }
 
 /// Checks what can be checked without looking at the target.
-fn check(table: &Table, targets: &Targets) -> Result<(), ApiError> {
+pub(crate) fn check(table: &Table, targets: &Targets) -> Result<(), ApiError> {
     if targets.get(table.kind).is_none() {
         let available = quoted_list(targets.kinds().map(TableKind::as_str));
         let kind = table.kind.as_str();

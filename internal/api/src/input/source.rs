@@ -2,7 +2,7 @@
 
 use stream_model::SourceId;
 
-use super::{description, identifier, name};
+use super::{Texts, description, identifier, name};
 use crate::error::ApiError;
 use crate::fields::{Fields, not_one_of};
 
@@ -37,6 +37,27 @@ impl NewSource {
             name,
             description,
         })
+    }
+}
+
+/// A change of a source.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct SourceChange {
+    pub(crate) texts: Texts,
+}
+
+impl SourceChange {
+    pub(crate) fn read(body: &[u8]) -> Result<Self, ApiError> {
+        let mut fields = Fields::of_body(body)?;
+        // May be repeated, but not changed: the URL of the source depends on it.
+        if let Some(kind) = fields.optional_text("type", 0..=usize::MAX)?
+            && kind != "http"
+        {
+            return Err(not_one_of("body.type", &kind, ["http"].into_iter()));
+        }
+        let texts = Texts::read(&mut fields)?;
+        fields.finish()?;
+        Ok(Self { texts })
     }
 }
 

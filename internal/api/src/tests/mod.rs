@@ -1,6 +1,8 @@
 //! The API as clients see it: a real listener, the embedded state store and an SQLite target in a temporary directory.
 
 mod auth;
+mod changes;
+pub(crate) mod definitions;
 mod lifecycle;
 mod service;
 mod settings;

@@ -1,5 +1,7 @@
 //! What anybody may ask, and requests that lead nowhere.
 
+use stream_model::Clock;
+
 use super::world::World;
 
 #[tokio::test]
@@ -59,7 +61,7 @@ async fn unknown_paths_methods_branches_and_tasks_are_named() {
         ("GET", "/v2", 404, "endpointNotFound"),
         (
             "GET",
-            "/v1/branches/default/sources/a/versions",
+            "/v1/branches/default/sources/a/nothing",
             404,
             "endpointNotFound",
         ),
@@ -89,5 +91,36 @@ async fn unknown_paths_methods_branches_and_tasks_are_named() {
         .send("PUT", "/v1/branches/default/sources", None)
         .await;
     assert_eq!(reply.header("allow"), "GET, POST, OPTIONS");
+    world.stop().await.expect("stopped");
+}
+
+#[tokio::test]
+async fn the_status_shows_what_runs_and_how_much_is_wrong() {
+    let world = World::start().await;
+    world.source("orders").await;
+    world.sink("audit").await;
+    let started_at = world.base.clock.now();
+    world.base.register_process("n1", started_at).await;
+    let status = world.client.get("/v1/status").await;
+    assert_eq!(status.status, 200, "{}", status.text);
+    let status = status.json();
+    assert_eq!(status["instances"][0]["component"], "api");
+    assert_eq!(status["instances"][0]["node"], "n1");
+    assert_eq!(status["instances"][0]["version"], "1.2.3");
+    assert_eq!(status["work"]["unimported"]["count"], 0);
+    let found = world.client.get("/v1/diagnose").await.json();
+    let found = found["findings"].as_array().expect("a list").clone();
+    assert_eq!(status["findings"], found.len());
+    let missing = |component: &str| {
+        let subject = format!("component {component}");
+        found.iter().any(|finding| {
+            finding["code"] == "componentMissing" && finding["subject"] == subject.as_str()
+        })
+    };
+    assert!(missing("storage-writer") && !missing("api"), "{found:?}");
+    let mut anybody = world.client.clone();
+    anybody.token = None;
+    let refused = anybody.refused("GET", "/v1/status", None).await;
+    assert_eq!(refused, (400, "stream.api.missingField".to_owned()));
     world.stop().await.expect("stopped");
 }

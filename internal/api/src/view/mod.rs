@@ -1,18 +1,22 @@
 //! The JSON shapes of answers. Each borrows from the model and adds what is computed for the answer only.
 
+pub(crate) mod aggregation;
+pub(crate) mod file;
 pub(crate) mod page;
 pub(crate) mod settings;
 pub(crate) mod sink;
 pub(crate) mod source;
 pub(crate) mod statistics;
+pub(crate) mod status;
 pub(crate) mod task;
+pub(crate) mod version;
 
 use serde::Serialize;
 use stream_model::Timestamp;
 use stream_model::definition::Actor;
 use stream_model::definition::sink::Switch;
 
-/// That an entity was disabled.
+/// That an entity was disabled or deleted.
 #[derive(Debug, Serialize)]
 pub(crate) struct SwitchView<'a> {
     at: Timestamp,

@@ -15,6 +15,13 @@ pub(crate) struct Page {
     last_id: String,
 }
 
+impl Page {
+    /// The page, said to begin after another item.
+    pub(crate) fn with_after(self, after_id: String) -> Self {
+        Self { after_id, ..self }
+    }
+}
+
 /// The part of a list, sorted by identifier, that a client wants.
 pub(crate) fn cut<T>(items: Vec<T>, window: Window, id: impl Fn(&T) -> &str) -> (Page, Vec<T>) {
     let total_count = items.len();

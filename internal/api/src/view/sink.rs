@@ -24,6 +24,8 @@ pub(crate) struct SinkView<'a> {
     created: &'a Stamp,
     #[serde(skip_serializing_if = "Option::is_none")]
     disabled: Option<SwitchView<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    deleted: Option<SwitchView<'a>>,
 }
 
 impl<'a> From<&'a Sink> for SinkView<'a> {
@@ -41,6 +43,7 @@ impl<'a> From<&'a Sink> for SinkView<'a> {
             version: &sink.version,
             created: &sink.created,
             disabled: sink.disabled.as_ref().map(SwitchView::from),
+            deleted: sink.deleted.as_ref().map(SwitchView::from),
         }
     }
 }

@@ -25,6 +25,8 @@ pub(crate) struct SourceView<'a> {
     created: &'a Stamp,
     #[serde(skip_serializing_if = "Option::is_none")]
     disabled: Option<SwitchView<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    deleted: Option<SwitchView<'a>>,
 }
 
 #[derive(Debug, Serialize)]
@@ -51,6 +53,7 @@ impl<'a> SourceView<'a> {
             version: &source.version,
             created: &source.created,
             disabled: source.disabled.as_ref().map(SwitchView::from),
+            deleted: source.deleted.as_ref().map(SwitchView::from),
         }
     }
 }

@@ -4,10 +4,10 @@
 //! limit of its trigger, so the local level lags behind by at most one slice per volume.
 
 use serde::Serialize;
-use stream_model::Timestamp;
 use stream_model::file;
 use stream_model::slice::Slice;
 use stream_model::statistics::Figures;
+use stream_model::{FileId, Timestamp};
 use stream_state::SinkNode;
 
 /// The figures of a sink, in total and by level. A level without rows is left out.
@@ -62,13 +62,20 @@ pub(crate) struct ByLevel {
 impl ByLevel {
     /// Adds up all slices of a sink, and what was imported so long ago that only its sum is kept.
     pub(crate) fn of_sink(sink: &SinkNode) -> Self {
-        let target = sink.removed.unwrap_or_default();
-        let mut sums = Self {
-            target,
-            ..Self::default()
-        };
-        for slice in sink.slices.values() {
-            let slice = &slice.value;
+        let mut sums = Self::of_slices(sink, |_| true);
+        sums.target.add(&sink.removed.unwrap_or_default());
+        sums
+    }
+
+    /// Adds up the slices of one file.
+    pub(crate) fn of_file(sink: &SinkNode, file: FileId) -> Self {
+        Self::of_slices(sink, |slice| slice.file == file)
+    }
+
+    fn of_slices(sink: &SinkNode, counts: impl Fn(&Slice) -> bool) -> Self {
+        let mut sums = Self::default();
+        let slices = sink.slices.values().map(|slice| &slice.value);
+        for slice in slices.filter(|slice| counts(slice)) {
             let crossed = || {
                 sink.crossed
                     .get(&slice.id)

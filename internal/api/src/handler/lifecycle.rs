@@ -1,0 +1,221 @@
+//! Disabling, enabling and undeleting.
+
+use std::sync::Arc;
+
+use stream_model::definition::Stamp;
+use stream_model::{SinkKey, SourceKey};
+use stream_state::{StateError, Store};
+
+use super::sink::prepare;
+use super::{Refusal, accept};
+use crate::context::Context;
+use crate::error::{ApiError, not_found};
+use crate::lifecycle::{self, Turn};
+use crate::request::Call;
+use crate::response::Answer;
+use crate::task::{Entity, Kind, Order, work};
+
+/// `PUT B/sources/{source}/disable` and `…/enable`
+pub(crate) async fn turn_source(
+    context: &Arc<Context>,
+    call: &Call,
+    turn: Turn,
+) -> Result<Answer, ApiError> {
+    let key = call.path.source()?;
+    context.source(&key).await?;
+    let stamp = call.stamp(context.clock.as_ref());
+    let kind = match turn {
+        Turn::On => Kind::EnableSource,
+        Turn::Off => Kind::DisableSource,
+    };
+    let context = Arc::clone(context);
+    let url = context.urls.of_source(&key);
+    let order = Order {
+        kind,
+        entity: Entity::Source(key.clone()),
+        url,
+        work: work({
+            let context = Arc::clone(&context);
+            move |state| store_turned_source(context, state, key, turn, stamp)
+        }),
+        reservation: None,
+    };
+    accept(&context, order).await
+}
+
+async fn store_turned_source(
+    context: Arc<Context>,
+    state: Store,
+    key: SourceKey,
+    turn: Turn,
+    stamp: Stamp,
+) -> Result<&'static str, ApiError> {
+    let gone = || not_found::source(key.source.as_str());
+    let tree = state
+        .update_source_tree(&key, |source, sinks| {
+            if source.deleted.is_some() {
+                return Err(Refusal::Api(gone()));
+            }
+            Ok(lifecycle::turn_source(source, sinks, turn, &stamp))
+        })
+        .await
+        .map_err(|refusal| refusal.or_gone(gone))?;
+    context.seen(&tree.source).await;
+    Ok(match turn {
+        Turn::On => "The source was enabled, and the sinks that were disabled along with it.",
+        Turn::Off => {
+            "The source and its sinks were disabled; rows received until now are still imported."
+        }
+    })
+}
+
+/// `PUT S/{sink}/disable` and `…/enable`
+pub(crate) async fn turn_sink(
+    context: &Arc<Context>,
+    call: &Call,
+    turn: Turn,
+) -> Result<Answer, ApiError> {
+    let key = call.path.sink()?;
+    context.sink(&key).await?;
+    let stamp = call.stamp(context.clock.as_ref());
+    let kind = match turn {
+        Turn::On => Kind::EnableSink,
+        Turn::Off => Kind::DisableSink,
+    };
+    let order = Order {
+        kind,
+        entity: Entity::Sink(key.clone()),
+        url: context.urls.of_sink(&key),
+        work: work({
+            let context = Arc::clone(context);
+            move |state| store_turned_sink(context, state, key, turn, stamp)
+        }),
+        reservation: None,
+    };
+    accept(context, order).await
+}
+
+async fn store_turned_sink(
+    context: Arc<Context>,
+    state: Store,
+    key: SinkKey,
+    turn: Turn,
+    stamp: Stamp,
+) -> Result<&'static str, ApiError> {
+    let gone = || not_found::sink(key.sink.as_str());
+    let turned = state
+        .update_sink(&key, |sink| {
+            if sink.deleted.is_some() {
+                return Err(Refusal::Api(gone()));
+            }
+            Ok(lifecycle::turn_sink(sink, turn, &stamp))
+        })
+        .await
+        .map_err(|refusal| refusal.or_gone(gone))?;
+    context.seen(&turned).await;
+    Ok(match turn {
+        Turn::On => "The sink was enabled.",
+        Turn::Off => "The sink was disabled; rows received until now are still imported.",
+    })
+}
+
+/// `PUT B/sources/{source}/undelete`
+pub(crate) async fn undelete_source(
+    context: &Arc<Context>,
+    call: &Call,
+) -> Result<Answer, ApiError> {
+    let key = call.path.source()?;
+    let source = context.store.source(&key).await?;
+    if !source.is_some_and(|source| source.value.deleted.is_some()) {
+        return Err(not_found::deleted_source(key.source.as_str()));
+    }
+    let stamp = call.stamp(context.clock.as_ref());
+    let order = Order {
+        kind: Kind::UndeleteSource,
+        entity: Entity::Source(key.clone()),
+        url: context.urls.of_source(&key),
+        work: work({
+            let context = Arc::clone(context);
+            move |state| store_undeleted_source(context, state, key, stamp)
+        }),
+        reservation: None,
+    };
+    accept(context, order).await
+}
+
+/// The tables first, as at a creation: they may have been dropped meanwhile.
+async fn store_undeleted_source(
+    context: Arc<Context>,
+    state: Store,
+    key: SourceKey,
+    stamp: Stamp,
+) -> Result<&'static str, ApiError> {
+    for sink in state.sinks(&key).await? {
+        if sink.value.deleted.as_ref().is_some_and(|it| !it.directly) {
+            prepare(&context, &sink.value.table).await?;
+        }
+    }
+    let gone = || not_found::deleted_source(key.source.as_str());
+    let tree = state
+        .update_source_tree(&key, |source, sinks| {
+            if source.deleted.is_none() {
+                return Err(Refusal::Api(gone()));
+            }
+            Ok(lifecycle::undelete_source(source, sinks, &stamp))
+        })
+        .await
+        .map_err(|refusal| match refusal {
+            Refusal::State(StateError::LimitReached { .. }) => super::source::limit_reached(),
+            other => other.or_gone(gone),
+        })?;
+    context.seen(&tree.source).await;
+    Ok("The source was undeleted, and the sinks that were deleted along with it.")
+}
+
+/// `PUT S/{sink}/undelete`
+pub(crate) async fn undelete_sink(context: &Arc<Context>, call: &Call) -> Result<Answer, ApiError> {
+    let key = call.path.sink()?;
+    context.source(&key.source).await?;
+    let sink = context.store.sink(&key).await?;
+    if !sink.is_some_and(|sink| sink.value.deleted.is_some()) {
+        return Err(not_found::deleted_sink(key.sink.as_str()));
+    }
+    let stamp = call.stamp(context.clock.as_ref());
+    let order = Order {
+        kind: Kind::UndeleteSink,
+        entity: Entity::Sink(key.clone()),
+        url: context.urls.of_sink(&key),
+        work: work({
+            let context = Arc::clone(context);
+            move |state| store_undeleted_sink(context, state, key, stamp)
+        }),
+        reservation: None,
+    };
+    accept(context, order).await
+}
+
+async fn store_undeleted_sink(
+    context: Arc<Context>,
+    state: Store,
+    key: SinkKey,
+    stamp: Stamp,
+) -> Result<&'static str, ApiError> {
+    let gone = || not_found::deleted_sink(key.sink.as_str());
+    let deleted = state.sink(&key).await?.ok_or_else(gone)?;
+    prepare(&context, &deleted.value.table).await?;
+    let revived = state
+        .update_sink(&key, |sink| {
+            if sink.deleted.is_none() {
+                return Err(Refusal::Api(gone()));
+            }
+            Ok(lifecycle::undelete_sink(sink, &stamp))
+        })
+        .await
+        .map_err(|refusal| match refusal {
+            Refusal::State(StateError::LimitReached { .. }) => super::sink::limit_reached(),
+            // The sink was found a moment ago: it is its source that went.
+            other => other.or_gone(|| not_found::source(key.source.source.as_str())),
+        })?;
+    context.seen(&revived).await;
+    Ok("The sink was undeleted.")
+}
