@@ -86,6 +86,39 @@ torture-kill: build-stream-service ## Kill the service under load at random mome
 	$(if $(SEED),STREAM_TEST_SEED=$(SEED)) STREAM_TEST_KILLS=$(KILLS) STREAM_TEST_PROGRAM="$(abspath $(PROGRAM))" \
 		$(CARGO) test --workspace --locked --test cluster -- --nocapture crash::
 
+# libFuzzer is a crate like any other; what it needs of the compiler is known to the stable one too. `--target` keeps the
+# flags away from build scripts.
+FUZZ := internal/encoding/fuzz
+FUZZ_FLAGS := -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
+	-Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
+	-Cllvm-args=-sanitizer-coverage-trace-compares
+FUZZ_HOST = $(shell rustc --print host-tuple)
+FUZZ_TARGETS := $(sort $(basename $(notdir $(wildcard $(FUZZ)/targets/*.rs))))
+FUZZ_BIN = target/fuzz/$(FUZZ_HOST)/release
+
+.PHONY: fuzz
+fuzz: TIME ?= 60
+fuzz: TARGET ?= $(FUZZ_TARGETS)
+fuzz: build-fuzz ## Fuzz the encoding on one core: TIME=60 (s a target) TARGET="record form"; stops at the first find
+	@for target in $(TARGET); do \
+		mkdir -p target/fuzz/corpus/$$target target/fuzz/finds; \
+		echo "fuzzing $$target for $(TIME) s"; \
+		$(FUZZ_BIN)/$$target target/fuzz/corpus/$$target $(FUZZ)/corpus/$$target -dict=$(FUZZ)/dictionary -max_total_time=$(TIME) \
+			-max_len=2048 -timeout=10 -rss_limit_mb=1024 -verbosity=0 -print_final_stats=1 -artifact_prefix=target/fuzz/finds/$$target- $(ARGS) || exit 1; \
+	done
+
+.PHONY: fuzz-corpus
+fuzz-corpus: TARGET ?= $(FUZZ_TARGETS)
+fuzz-corpus: build-fuzz ## Add to the corpus in git what "make fuzz" found and is not covered by it: TARGET="record form"
+	@for target in $(TARGET); do \
+		mkdir -p target/fuzz/corpus/$$target; \
+		$(FUZZ_BIN)/$$target -set_cover_merge=1 -use_counters=0 -max_len=2048 $(FUZZ)/corpus/$$target target/fuzz/corpus/$$target || exit 1; \
+	done
+
+.PHONY: build-fuzz
+build-fuzz:
+	RUSTFLAGS="$(FUZZ_FLAGS)" $(CARGO) build --release --manifest-path $(FUZZ)/Cargo.toml --target-dir target/fuzz --target $(FUZZ_HOST)
+
 .PHONY: lint
 lint: protoc ## Check formatting, lints and (where installed) dependencies
 	$(CARGO) fmt --all --check

@@ -9,6 +9,7 @@
     reason = "tests spawn, wait and print"
 )]
 
+mod any_bytes;
 mod crash;
 mod crash_points;
 mod disk_full;
@@ -30,6 +31,7 @@ mod traffic;
 mod verdict;
 mod volume_command;
 mod volume_forget;
+mod wire;
 
 use stream_tests::scratch::Scratch;
 use stream_tests::setup::Setup;

@@ -282,9 +282,12 @@ impl<R: Read> Read for Decompress<R> {
 }
 
 /// Watches the CSV text on its way to the CSV reader, which by itself takes a cut-off row for a whole one and a row
-/// without end for a long one.
+/// without end for a long one. At the start it drops a byte order mark, and when the first piece of text is nothing else,
+/// it takes that for the end of all.
 struct Guard<R> {
     input: R,
+    /// Nothing was handed out yet.
+    at_start: bool,
     /// Bytes that may still be handed out before the present row must have ended.
     budget: usize,
     last: u8,
@@ -296,6 +299,7 @@ impl<R> Guard<R> {
     fn new(input: R) -> Self {
         Self {
             input,
+            at_start: true,
             budget: 0,
             last: b'\n',
             odd_quotes: false,
@@ -325,6 +329,10 @@ impl<R: Read> Read for Guard<R> {
             }
             return Ok(0);
         };
+        // No row begins with anything else, and so with no byte order mark.
+        if std::mem::take(&mut self.at_start) && buffer[0] != b'"' {
+            return damaged("it does not begin with a row");
+        }
         self.last = *last;
         self.odd_quotes ^= memchr::memchr_iter(b'"', &buffer[..read]).count() % 2 == 1;
         self.budget -= read;

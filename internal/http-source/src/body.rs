@@ -1,5 +1,8 @@
 //! Reading request bodies: within the size limit, the time limit and the memory budget, decoded.
 
+use std::error::Error as _;
+use std::io;
+
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt as _;
 use hyper::HeaderMap;
@@ -14,6 +17,15 @@ use crate::answer::{OVERLOADED, Refusal};
 /// Bodies up to this size are copied out of the connection's buffer, so that one small record does not keep all of it.
 const COPIED_BYTES: usize = 16 << 10;
 
+/// What was at the end of a body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    /// Nothing.
+    Clear,
+    /// Trailers. hyper is generous about where the lines of HTTP/1 trailers end.
+    Trailers,
+}
+
 /// Reads a body. What it takes is added to `reserved` as it arrives.
 ///
 /// # Errors
@@ -23,30 +35,25 @@ pub(crate) async fn read(
     limit: usize,
     deadline: Instant,
     reserved: &mut Reservation,
-) -> Result<Bytes, Refusal> {
+) -> Result<(Bytes, End), Refusal> {
     if body.size_hint().lower() > limit as u64 {
         return Err(too_large(limit));
     }
     let mut first = Bytes::new();
     let mut rest = BytesMut::new();
+    let mut end = End::Clear;
     loop {
         let frame = match tokio::time::timeout_at(deadline, body.frame()).await {
             Ok(Some(Ok(frame))) => frame,
             Ok(None) => break,
-            Ok(Some(Err(_))) => {
-                // The status that nginx has for it. Whoever closed only his half of the connection can read it.
-                return Err(Refusal::new(
-                    499,
-                    "eof",
-                    "The body ended before it was complete.",
-                ));
-            }
+            Ok(Some(Err(error))) => return Err(broken(&error)),
             Err(_) => {
                 let message = "The body did not arrive in time. Send it faster.";
                 return Err(Refusal::new(408, "requestTimeout", message));
             }
         };
         let Ok(data) = frame.into_data() else {
+            end = End::Trailers;
             continue;
         };
         if first.len() + rest.len() + data.len() > limit {
@@ -62,14 +69,14 @@ pub(crate) async fn read(
             rest.extend_from_slice(&data);
         }
     }
-    if !rest.is_empty() {
-        return Ok(rest.freeze());
-    }
-    Ok(if first.len() <= COPIED_BYTES {
+    let whole = if !rest.is_empty() {
+        rest.freeze()
+    } else if first.len() <= COPIED_BYTES {
         Bytes::copy_from_slice(&first)
     } else {
         first
-    })
+    };
+    Ok((whole, end))
 }
 
 /// Undoes the content encoding. The limits of length and memory apply to what is decoded, while decoding.
@@ -113,6 +120,19 @@ pub(crate) async fn decode(
             Refusal::new(400, "badRequest", message)
         }
     })
+}
+
+/// Tells a body whose chunks make no sense from one that ends early.
+fn broken(error: &hyper::Error) -> Refusal {
+    let cause = error.source().and_then(|cause| cause.downcast_ref());
+    match cause.map(io::Error::kind) {
+        Some(io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData) => {
+            let message = "The chunks of the body are malformed.";
+            Refusal::new(400, "badRequest", message)
+        }
+        // The status that nginx has for it. Whoever closed only his half of the connection can read it.
+        _ => Refusal::new(499, "eof", "The body ended before it was complete."),
+    }
 }
 
 fn too_large(limit: usize) -> Refusal {

@@ -10,9 +10,9 @@ use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN, ALLOW,
-    CONTENT_TYPE, HeaderName, HeaderValue, SERVER,
+    CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, SERVER, TRANSFER_ENCODING,
 };
-use hyper::{Method, Request};
+use hyper::{HeaderMap, Method, Request};
 use stream_encoding::{
     BatchError, BatchFormat, BatchLimits, ContentType, Headers, MapError, Record,
 };
@@ -141,11 +141,15 @@ impl Receiver {
     /// # Cancel safety
     /// When the client goes away, the record is written or not; its memory is given back either way.
     pub async fn receive(&self, request: Request<Incoming>) -> Answer {
-        let mut answer = match self.route(request).await {
+        let mut afterwards = Afterwards::Close;
+        let mut answer = match self.route(request, &mut afterwards).await {
             Ok(answer) => answer,
             Err(refusal) => refusal.answer(),
         };
         let headers = answer.headers_mut();
+        if afterwards == Afterwards::Close {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
         headers.insert(SERVER, SERVER_NAME);
         headers.insert(REQUEST_ID, self.ids.next());
         headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, ANY);
@@ -153,7 +157,12 @@ impl Receiver {
         answer
     }
 
-    async fn route(&self, request: Request<Incoming>) -> Result<Answer, Refusal> {
+    async fn route(
+        &self,
+        request: Request<Incoming>,
+        afterwards: &mut Afterwards,
+    ) -> Result<Answer, Refusal> {
+        *afterwards = Afterwards::of(request.headers())?;
         if header_bytes(&request) > self.max_header {
             let message = "Request line and headers are too long. Send less, or raise source.http.readBufferSize.";
             return Err(Refusal::new(413, "headerTooLarge", message));
@@ -172,7 +181,7 @@ impl Receiver {
             ) => {
                 self.dispatcher.catch_up().await;
                 let sources = self.find(project, source, secret)?;
-                self.take(request, &sources).await
+                self.take(request, &sources, afterwards).await
             }
             (Target::Stream { .. }, _) => Ok(not_allowed(METHODS)),
             (Target::Nothing, _) => Err(Refusal::new(
@@ -199,6 +208,7 @@ impl Receiver {
         &self,
         request: Request<Incoming>,
         sources: &[Arc<Entry>],
+        afterwards: &mut Afterwards,
     ) -> Result<Answer, Refusal> {
         let query = Query::read(request.uri().query().unwrap_or(""));
         let received_at = self.clock.now();
@@ -212,7 +222,10 @@ impl Receiver {
             .and_then(|value| value.to_str().ok());
         let batch = BatchFormat::of(content_type, query.batch);
         let limit = batch.map_or(self.max_body, |_| self.max_batch);
-        let body = body::read(body, limit, deadline, &mut reserved).await?;
+        let (body, end) = body::read(body, limit, deadline, &mut reserved).await?;
+        if end == body::End::Clear {
+            *afterwards = Afterwards::GoOn;
+        }
         let (body, reserved) = body::decode(&parts.headers, body, limit, reserved).await?;
         let peer = parts.extensions.get::<Peer>();
         let record = Record {
@@ -313,6 +326,35 @@ fn header_bytes<B>(request: &Request<B>) -> usize {
     let headers = request.headers().iter();
     let headers = headers.map(|(name, value)| name.as_str().len() + value.len() + ": \r\n".len());
     line + query + headers.sum::<usize>()
+}
+
+/// What becomes of a connection of HTTP/1 after the answer. It goes on only when the end of the request is beyond doubt:
+/// where a proxy in front sees another end than we do, one client could speak for the next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Afterwards {
+    GoOn,
+    Close,
+}
+
+impl Afterwards {
+    /// Before the body was read.
+    ///
+    /// # Errors
+    /// When the body is in more than plain chunks. It would be taken with its further transfer encoding.
+    fn of(headers: &HeaderMap) -> Result<Self, Refusal> {
+        let mut encodings = headers.get_all(TRANSFER_ENCODING).iter();
+        match (encodings.next(), encodings.next()) {
+            (None, _) => Ok(Self::GoOn),
+            (Some(only), None) if only.as_bytes().eq_ignore_ascii_case(b"chunked") => {
+                Ok(Self::Close)
+            }
+            _ => {
+                let message =
+                    "The transfer encoding is not supported. Use chunked alone, or Content-Length.";
+                Err(Refusal::new(400, "badRequest", message))
+            }
+        }
+    }
 }
 
 /// What the URL asks for. Anything unknown is ignored: clients add what their own tools want.

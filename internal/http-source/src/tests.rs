@@ -1,5 +1,6 @@
 //! The HTTP interface, over real connections, against the model volume.
 
+mod contract;
 mod many;
 
 use std::convert::Infallible;
@@ -260,40 +261,8 @@ async fn a_record_that_no_sink_takes_is_not_sent_at_all() {
 }
 
 #[tokio::test]
-async fn requests_that_are_no_records_are_refused() {
+async fn an_unknown_source_and_a_wrong_secret_are_answered_alike() {
     let server = Server::start(vec![body_sink("a", 1)]).await;
-    for (method, path, expected) in [
-        ("GET", "/nowhere", error(404, "routeNotFound")),
-        ("POST", "/stream/1/orders", error(404, "routeNotFound")),
-        ("GET", PATH, error(405, "methodNotAllowed")),
-        ("POST", "/stream/x/orders/secret", error(400, "badRequest")),
-        (
-            "POST",
-            "/stream/1/orders/secret?batch=true",
-            error(400, "badRequest"),
-        ),
-        (
-            "POST",
-            "/stream/1/orders/wrong",
-            error(404, "noSourceFound"),
-        ),
-        (
-            "POST",
-            "/stream/1/other/secret",
-            error(404, "noSourceFound"),
-        ),
-        (
-            "POST",
-            "/stream/2/orders/secret",
-            error(404, "noSourceFound"),
-        ),
-    ] {
-        assert_eq!(
-            server.request(method, path, JSON, "").await.error(),
-            expected,
-            "{path}"
-        );
-    }
     let unknown = server
         .request("POST", "/stream/1/other/secret", JSON, "{}")
         .await;
@@ -301,14 +270,6 @@ async fn requests_that_are_no_records_are_refused() {
         .request("POST", "/stream/1/orders/wrong", JSON, "{}")
         .await;
     assert_eq!(unknown.text(), wrong.text());
-    let options = server.request("OPTIONS", PATH, JSON, "").await;
-    assert_eq!(
-        (options.status(), options.header("allow")),
-        (200, Some("OPTIONS, POST"))
-    );
-    assert_eq!(options.header("access-control-allow-origin"), Some("*"));
-    let health = server.request("GET", "/health-check", JSON, "").await;
-    assert_eq!((health.status(), health.text()), (200, "OK"));
 }
 
 #[tokio::test]
@@ -375,45 +336,6 @@ async fn content_encodings_are_undone_within_the_limit() {
 }
 
 #[tokio::test]
-async fn failures_of_the_volume_have_their_own_answers() {
-    let server = Server::start(vec![body_sink("a", 1)]).await;
-    for (reason, expected) in [
-        (RefusalReason::DiskFull, error(507, "insufficientStorage")),
-        (RefusalReason::VolumeFull, error(507, "insufficientStorage")),
-        (
-            RefusalReason::SinkFull(slice(1)),
-            error(507, "insufficientStorage"),
-        ),
-        (RefusalReason::Overloaded, error(503, "overloaded")),
-        (RefusalReason::Stopping, error(503, "shutdown")),
-    ] {
-        server.rig.volume.script([Act::Refuse(reason)]);
-        let answer = server.post("{}").await;
-        assert_eq!(answer.error(), expected);
-        assert_eq!(answer.header("retry-after"), Some("1"));
-    }
-    assert!(server.rig.volume.rows(slice(1)).is_empty());
-}
-
-#[tokio::test]
-async fn a_source_that_cannot_take_records_says_why() {
-    let server = Server::start(vec![body_sink("a", 1)]).await;
-    for (state, expected) in [
-        (State::Disabled, error(404, "disabledSource")),
-        (State::NoEnabledSink, error(503, "noEnabledSink")),
-        (State::Broken, error(500, "genericError")),
-    ] {
-        let secret = Secret::new("secret".to_owned());
-        server.rig.directory.set_route(Route {
-            source: source(),
-            secret,
-            state,
-        });
-        assert_eq!(server.post("{}").await.error(), expected);
-    }
-}
-
-#[tokio::test]
 async fn a_request_waits_for_the_news_of_a_slice() {
     let server = Server::start(vec![body_sink("a", 1)]).await;
     let secret = Secret::new("secret".to_owned());
@@ -445,20 +367,6 @@ async fn routes_catch_up_with_what_the_process_has_heard_before_they_are_used() 
     assert_eq!(waiting.now_or_never(), Some(()));
     // The clock of the test moves on by itself: it does not wait for ever.
     dispatcher.catch_up().await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_request_without_a_slice_is_refused_after_a_moment() {
-    let server = Server::start(vec![body_sink("a", 1)]).await;
-    let secret = Secret::new("secret".to_owned());
-    let state = State::NoSlice;
-    server.rig.directory.set_route(Route {
-        source: source(),
-        secret,
-        state,
-    });
-    let answer = server.post("{}").await;
-    assert_eq!(answer.error(), error(503, "noOpenedSliceFound"));
 }
 
 #[tokio::test]

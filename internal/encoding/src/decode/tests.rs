@@ -159,6 +159,24 @@ fn plain_rows_cut_anywhere_but_at_a_row_end_are_corrupt() {
 }
 
 #[test]
+fn a_byte_order_mark_is_no_part_of_a_slice_and_not_its_end() {
+    let mark = b"\xef\xbb\xbf";
+    for rest in [b"".as_slice(), b"\"a\"\n", b"\""] {
+        let csv = [mark, rest].concat();
+        for step in [1, 3, 100] {
+            for codec in CODECS {
+                let frames = frames_of(codec, &csv, mark.len());
+                let error = read_all(codec, 1, Trickle::new(&frames, step)).expect_err("no row");
+                assert!(
+                    matches!(error, DecodeError::Corrupt { rows: 0, .. }),
+                    "{codec:?}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
 fn compressed_rows_cut_anywhere_but_at_a_frame_end_are_corrupt() {
     let table = vec![vec![b"some".to_vec()], vec![b"text".to_vec()]];
     let csv = csv_of(&table);

@@ -62,6 +62,9 @@ where
         let mut http1 = http1::Builder::new();
         http1
             .max_header_size(options.header_limit)
+            // A client may close its half once it has said everything (`nc -N` does). Otherwise its request would be
+            // carried out and the answer thrown away.
+            .half_close(true)
             .header_read_timeout(None);
         let streams = Streams {
             cut: cut.clone(),

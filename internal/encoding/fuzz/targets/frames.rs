@@ -1,0 +1,5 @@
+//! libFuzzer's way into `stream_encoding_fuzz::frames`.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| stream_encoding_fuzz::frames::check(input));
