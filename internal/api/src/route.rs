@@ -25,6 +25,7 @@ pub(crate) enum Route {
     Sink,
     SinkSettings,
     SinkStatistics,
+    SinkRejected,
     Task,
 }
 
@@ -39,6 +40,7 @@ const ROUTES: &[Route] = &[
     Route::Sink,
     Route::SinkSettings,
     Route::SinkStatistics,
+    Route::SinkRejected,
     Route::Task,
 ];
 
@@ -59,6 +61,7 @@ impl Route {
             Self::SinkStatistics => {
                 "/v1/branches/{branch}/sources/{source}/sinks/{sink}/statistics/total"
             }
+            Self::SinkRejected => "/v1/branches/{branch}/sources/{source}/sinks/{sink}/rejected",
             Self::Task => "/v1/tasks/{*task}",
         }
     }
@@ -66,9 +69,12 @@ impl Route {
     /// The methods of the path, as in an `Allow` header.
     pub(crate) const fn methods(self) -> HeaderValue {
         HeaderValue::from_static(match self {
-            Self::Root | Self::Index | Self::HealthCheck | Self::SinkStatistics | Self::Task => {
-                "GET, OPTIONS"
-            }
+            Self::Root
+            | Self::Index
+            | Self::HealthCheck
+            | Self::SinkStatistics
+            | Self::SinkRejected
+            | Self::Task => "GET, OPTIONS",
             Self::Sources | Self::Sinks => "GET, POST, OPTIONS",
             Self::Source | Self::Sink => "GET, DELETE, OPTIONS",
             Self::SourceSettings | Self::SinkSettings => "GET, PATCH, OPTIONS",
@@ -152,6 +158,7 @@ pub(crate) async fn dispatch(
         (Route::SinkSettings, "GET") => settings::of_sink(context, call).await,
         (Route::SinkSettings, "PATCH") => settings::change_sink(context, call).await,
         (Route::SinkStatistics, "GET") => statistics::total(context, call).await,
+        (Route::SinkRejected, "GET") => statistics::rejected(context, call).await,
         (Route::Task, "GET") => task::get(context, call).await,
         _ => Err(method_not_allowed(route, method)),
     }

@@ -1,6 +1,7 @@
 //! The JSON shapes of answers. Each borrows from the model and adds what is computed for the answer only.
 
 pub(crate) mod page;
+pub(crate) mod rejects;
 pub(crate) mod settings;
 pub(crate) mod sink;
 pub(crate) mod source;
