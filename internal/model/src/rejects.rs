@@ -86,8 +86,8 @@ fn first_id(file: &File, volume: VolumeId) -> SliceId {
     let (file_id, volume) = (file.id.to_bytes(), volume.to_bytes());
     let mut random = [0; 10];
     for (position, byte) in random.iter_mut().enumerate() {
-        // The constant keeps it apart from identifiers of tests, which are not random.
-        *byte = file_id[position + 6] ^ volume[position + 6] ^ 0xa5;
+        // Turned, so that identifiers of tests, which are not random, do not swap; and apart from them by the constant.
+        *byte = file_id[position + 6] ^ volume[position + 6].rotate_left(3) ^ 0xa5;
     }
     SliceId::new(file.opened_at, random)
 }

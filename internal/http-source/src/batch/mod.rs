@@ -14,20 +14,20 @@
 //! its weight in the load of the lane. Whatever way it ends, even by a panic of the lane, the requests are answered.
 
 mod outlet;
+mod packed;
 mod sent;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use bytes::Bytes;
 use stream_encoding::CompressError;
+use stream_model::Timestamp;
 use stream_model::level::Durability;
-use stream_model::{SliceId, Timestamp};
-use stream_storage::wire;
 use tokio::time::Instant;
 
 use outlet::SinkRows;
 pub(crate) use outlet::{Kept, Outlet};
+use packed::Packed;
 pub(crate) use sent::{Bound, Cause, InFlight, Place, Unwritten, Verdict};
 
 use crate::admission::Reservation;
@@ -35,7 +35,7 @@ use crate::completion::{Completion, Failure, Outcome, Rejected, Ticket};
 use crate::frames;
 use crate::mapper::{Mapped, Mapper, Received};
 use crate::position::Positions;
-use crate::route::{Plan, Target, VolumeRoute};
+use crate::route::{Plan, VolumeRoute};
 
 /// Buffers larger than this are not kept for the next batch, so that a thousand idle sources do not hold on to memory.
 const KEPT_BUFFER_BYTES: usize = 32 << 10;
@@ -357,47 +357,5 @@ impl Gathered {
             records: self.records,
         }
         .recycle()
-    }
-}
-
-/// A batch with the frames for its slices.
-pub(crate) struct Packed {
-    gathered: Gathered,
-    frames: Vec<(Outlet, Target, Bytes)>,
-    /// The weakest class among the sinks.
-    weakest: Durability,
-}
-
-impl Packed {
-    /// Gives each part its number. `next` is called once for each slice and must count the number as used.
-    pub fn bind(self, mut next: impl FnMut(SliceId) -> u64) -> Bound {
-        let Self {
-            gathered,
-            frames,
-            mut weakest,
-        } = self;
-        let mut parts = Vec::with_capacity(frames.len());
-        let mut outlets = Vec::with_capacity(frames.len());
-        for ((outlet, target, frame), (_, rows)) in frames.into_iter().zip(gathered.outlets()) {
-            let (first_at, last_at) = rows.times.expect("an outlet with rows has their times");
-            outlets.push(outlet);
-            weakest = weakest.max(target.durability);
-            parts.push(wire::Part {
-                slice: target.slice,
-                seq: next(target.slice),
-                rows: rows.rows,
-                raw_bytes: u32::try_from(rows.csv.len()).expect("a batch is far below 4 GiB"),
-                first_at,
-                last_at,
-                compression: target.compression,
-                frame,
-            });
-        }
-        Bound {
-            gathered,
-            batch: wire::Batch { parts },
-            outlets,
-            durability: weakest,
-        }
     }
 }
