@@ -90,13 +90,13 @@ impl Reject<'_> {
         out.push(b'\n');
     }
 
-    /// Text stays text, unless so many of its characters are quotes that base64 is shorter.
+    /// Text stays text, for people to read, unless it has so many quotes that it would not fit with all of them doubled.
     fn write_body(&self, out: &mut Vec<u8>) {
         let room = MAX_ROW_LEN - MAX_REST;
         let encoded_len = self.body.len().div_ceil(3) * 4;
         let quotes = memchr::memchr_iter(b'"', self.body).count();
         let is_text = std::str::from_utf8(self.body).is_ok();
-        if is_text && self.body.len() + quotes <= encoded_len.max(64).min(room) {
+        if is_text && self.body.len() + quotes <= room {
             next(out, "text");
             out.push(b',');
             quoted(out, self.body);

@@ -20,7 +20,7 @@ use super::{audit, task};
 use crate::support::*;
 
 const SEEDS: u64 = 5;
-const STEPS: u64 = 120;
+const STEPS: u64 = 150;
 const VOLUMES: [u8; 2] = [1, 2];
 
 /// What one step does, if there is anything to do it with, and how often it is drawn.
