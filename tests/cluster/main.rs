@@ -22,6 +22,7 @@ mod failing_disk;
 mod numbers;
 mod ownership;
 mod refusals;
+mod rejects;
 mod shutdown;
 mod sinks;
 mod start;

@@ -163,10 +163,28 @@ section! {
     Storage {
         /// Directory of the volumes, `<type>/<label>` below it. Default: `volumes` in the data directory.
         volumes_path: Option<PathBuf> = None,
+        /// Records that a sink refuses.
+        rejects: Rejects = Rejects::default(),
         /// Removal of what is not needed any more.
         metadata_cleanup: MetadataCleanup = MetadataCleanup::default(),
         /// The three levels.
         level: Level = Level::default(),
+    }
+}
+
+section! {
+    /// `storage.rejects.*`
+    Rejects {
+        /// Age since its first record at which a slice of rejected records is uploaded, 1s to 24h. Default 1h.
+        interval: Interval = stream_model::rejects::default_trigger().interval,
+        /// Compressed bytes at which it is, 100B to 50MB. Default 5MB.
+        size: ByteSize = stream_model::rejects::default_trigger().size,
+        /// Least time between two, 1s to 24h. Default 1m.
+        min_interval: Interval = stream_model::rejects::default_trigger().min_interval,
+        /// How long rejected records stay in staging, 1s to 8760h. Default 720h.
+        retention: Interval = Interval::from_secs(720 * 3600),
+        /// The most objects of a sink, 1 to 100000: the oldest go before their time. Default 1000.
+        max_objects_per_sink: usize = 1000,
     }
 }
 
@@ -480,8 +498,26 @@ impl Config {
         between(key, expiration, second, minutes(720 * 60))?;
         let key = "storage.metadataCleanup.archivedFileRetentionPerSink";
         between(key, cleanup.archived_file_retention_per_sink, 0, 100)?;
+        self.validate_rejects()?;
         self.validate_triggers()?;
         self.validate_local()
+    }
+
+    fn validate_rejects(&self) -> Result<(), String> {
+        let hours = |n: u64| Interval::from_secs(n * 3600);
+        let (second, rejects) = (Interval::from_secs(1), &self.storage.rejects);
+        let key = |name: &str| format!("storage.rejects.{name}");
+        between(&key("interval"), rejects.interval, second, hours(24))?;
+        between(&key("minInterval"), rejects.min_interval, second, hours(24))?;
+        between(&key("retention"), rejects.retention, second, hours(8760))?;
+        between(
+            &key("size"),
+            rejects.size,
+            ByteSize(100),
+            ByteSize(50 << 20),
+        )?;
+        let most = rejects.max_objects_per_sink;
+        between(&key("maxObjectsPerSink"), most, 1, 100_000)
     }
 
     fn validate_triggers(&self) -> Result<(), String> {
@@ -630,6 +666,12 @@ impl Config {
                 interval: import.trigger.interval,
                 min_interval: import.min_interval,
                 slices_count: import.trigger.slices_count,
+            },
+            rejects: stream_model::trigger::UploadTrigger {
+                size: self.storage.rejects.size,
+                interval: self.storage.rejects.interval,
+                min_interval: self.storage.rejects.min_interval,
+                ..stream_model::rejects::default_trigger()
             },
         }
     }

@@ -29,6 +29,7 @@ pub(crate) enum Route {
     Sink,
     SinkSettings,
     SinkStatistics,
+    SinkRejected,
     Task,
     DeletedSources,
     SourceDisable,
@@ -62,6 +63,7 @@ const ROUTES: &[Route] = &[
     Route::Sink,
     Route::SinkSettings,
     Route::SinkStatistics,
+    Route::SinkRejected,
     Route::Task,
     Route::DeletedSources,
     Route::SourceDisable,
@@ -101,6 +103,7 @@ impl Route {
             Self::SinkStatistics => {
                 "/v1/branches/{branch}/sources/{source}/sinks/{sink}/statistics/total"
             }
+            Self::SinkRejected => "/v1/branches/{branch}/sources/{source}/sinks/{sink}/rejected",
             Self::Task => "/v1/tasks/{*task}",
             Self::SinkFiles => {
                 "/v1/branches/{branch}/sources/{source}/sinks/{sink}/statistics/files"
@@ -139,6 +142,7 @@ impl Route {
             | Self::Index
             | Self::HealthCheck
             | Self::SinkStatistics
+            | Self::SinkRejected
             | Self::Task
             | Self::DeletedSources
             | Self::Status
@@ -263,6 +267,7 @@ pub(crate) async fn dispatch(
         (Route::Aggregation, "GET") => aggregation::sources(context, call).await,
         (Route::Status, "GET") => status::status(context).await,
         (Route::Diagnosis, "GET") => status::diagnose(context).await,
+        (Route::SinkRejected, "GET") => statistics::rejected(context, call).await,
         (Route::Task, "GET") => task::get(context, call).await,
         _ => Err(method_not_allowed(route, method)),
     }

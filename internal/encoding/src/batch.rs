@@ -72,6 +72,18 @@ pub enum BatchError {
     },
 }
 
+/// An item of a batch that is no record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Malformed {
+    /// Why.
+    pub error: MapError,
+    /// The item as it came, without the line end.
+    pub bytes: Bytes,
+}
+
+/// The items of a batch: the JSON of a record, or what is none.
+type Items = Vec<Result<Bytes, Malformed>>;
+
 impl BatchFormat {
     /// The format of a request, by its header `Content-Type` and whether its URL says `batch=true`. None: one record.
     #[must_use]
@@ -98,7 +110,7 @@ impl BatchFormat {
         self,
         body: &Bytes,
         limits: BatchLimits,
-    ) -> Result<Vec<Result<Bytes, MapError>>, BatchError> {
+    ) -> Result<Vec<Result<Bytes, Malformed>>, BatchError> {
         match self {
             Self::Lines => lines(body, limits.records),
             Self::Array => array(body, limits.records),
@@ -107,7 +119,7 @@ impl BatchFormat {
     }
 }
 
-fn lines(body: &Bytes, limit: usize) -> Result<Vec<Result<Bytes, MapError>>, BatchError> {
+fn lines(body: &Bytes, limit: usize) -> Result<Items, BatchError> {
     let mut records = Vec::new();
     let mut start = 0;
     let ends = memchr::memchr_iter(b'\n', body).chain(std::iter::once(body.len()));
@@ -125,7 +137,7 @@ fn lines(body: &Bytes, limit: usize) -> Result<Vec<Result<Bytes, MapError>>, Bat
     Ok(records)
 }
 
-fn array(body: &Bytes, limit: usize) -> Result<Vec<Result<Bytes, MapError>>, BatchError> {
+fn array(body: &Bytes, limit: usize) -> Result<Items, BatchError> {
     let items = scan::items(body, limit).map_err(|error| BatchError::NotAnArray {
         message: error.to_string(),
     })?;
@@ -183,7 +195,7 @@ impl Objects {
     }
 }
 
-fn rows(body: &Bytes, limits: BatchLimits) -> Result<Vec<Result<Bytes, MapError>>, BatchError> {
+fn rows(body: &Bytes, limits: BatchLimits) -> Result<Items, BatchError> {
     // A byte order mark is not a part of the first name.
     let text = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
     let mut reader = csv::ReaderBuilder::new()
@@ -192,14 +204,22 @@ fn rows(body: &Bytes, limits: BatchLimits) -> Result<Vec<Result<Bytes, MapError>
         .from_reader(text);
     let mut row = ByteRecord::new();
     // Memory is read and any bytes are values: there is nothing that could fail.
-    let mut next = |row: &mut ByteRecord| reader.read_byte_record(row).unwrap_or(false);
-    if !next(&mut row) {
+    let mut end = 0;
+    let mut next = |row: &mut ByteRecord| {
+        let start = end;
+        let found = reader.read_byte_record(row).unwrap_or(false);
+        end = usize::try_from(reader.position().byte())
+            .unwrap_or(text.len())
+            .min(text.len());
+        found.then(|| start.min(end)..end)
+    };
+    if next(&mut row).is_none() {
         let problem = "is missing".to_owned();
         return Err(BatchError::Header { problem });
     }
     let mut objects = Objects::begin(&row, limits.csv_as_json_bytes)?;
     let mut places = Vec::new();
-    while next(&mut row) {
+    while let Some(place) = next(&mut row) {
         if places.len() == limits.records {
             let limit = limits.records;
             return Err(BatchError::TooManyRecords { limit });
@@ -209,7 +229,11 @@ fn rows(body: &Bytes, limits: BatchLimits) -> Result<Vec<Result<Bytes, MapError>
             Ok(objects.push(&row)?)
         } else {
             let message = format!("the row has {values} values and the header has {names}");
-            Err(MapError::MalformedBody { message })
+            let bytes = body.slice_ref(without_line_ends(&text[place]));
+            Err(Malformed {
+                error: MapError::MalformedBody { message },
+                bytes,
+            })
         });
     }
     let text = Bytes::from(objects.text);
@@ -217,6 +241,15 @@ fn rows(body: &Bytes, limits: BatchLimits) -> Result<Vec<Result<Bytes, MapError>
         .into_iter()
         .map(|place| place.map(|place| text.slice(place)))
         .collect())
+}
+
+/// A row without the blank lines before it and without its own line end.
+fn without_line_ends(row: &[u8]) -> &[u8] {
+    let is_end = |byte: &u8| matches!(byte, b'\r' | b'\n');
+    let start = row.iter().take_while(|byte| is_end(byte)).count();
+    let row = &row[start..];
+    let row = row.strip_suffix(b"\n").unwrap_or(row);
+    row.strip_suffix(b"\r").unwrap_or(row)
 }
 
 #[cfg(test)]
@@ -234,7 +267,7 @@ mod tests {
     fn split(
         format: BatchFormat,
         body: &[u8],
-    ) -> Result<Vec<Result<String, MapError>>, BatchError> {
+    ) -> Result<Vec<Result<String, Malformed>>, BatchError> {
         let items = format.split(&Bytes::copy_from_slice(body), LIMITS)?;
         let text = |item: Bytes| String::from_utf8_lossy(&item).into_owned();
         Ok(items.into_iter().map(|item| item.map(text)).collect())
@@ -302,14 +335,18 @@ mod tests {
 
     #[test]
     fn rows_become_objects_of_strings() {
-        let body = "\u{feff}id,\"full \"\"name\"\"\"\r\n1,\"Ada, \nCountess\"\r\n2\n3,\n";
+        let body =
+            "\u{feff}id,\"full \"\"name\"\"\"\r\n1,\"Ada, \nCountess\"\r\n\r\n\"2\n\"\r\n3,\n";
         let items = split(BatchFormat::Csv, body.as_bytes()).expect("it can be taken apart");
         let message = "the row has 1 values and the header has 2".to_owned();
         assert_eq!(
             items,
             [
                 Ok(r#"{"id":"1","full \"name\"":"Ada, \nCountess"}"#.to_owned()),
-                Err(MapError::MalformedBody { message }),
+                Err(Malformed {
+                    error: MapError::MalformedBody { message },
+                    bytes: Bytes::from_static(b"\"2\n\""),
+                }),
                 Ok(r#"{"id":"3","full \"name\"":""}"#.to_owned()),
             ]
         );

@@ -24,6 +24,9 @@ pub(crate) const DURABILITY: HeaderName = HeaderName::from_static("x-stream-dura
 /// Where the record is.
 const POSITION: HeaderName = HeaderName::from_static("x-stream-position");
 
+/// Where the record is kept for the sinks that refuse it.
+const REJECTED: HeaderName = HeaderName::from_static("x-stream-rejected");
+
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("1");
@@ -178,17 +181,26 @@ pub(crate) enum Detail {
     Verbose,
 }
 
-/// Names where the records are, if that is known.
-pub(crate) fn located<'a>(mut answer: Answer, reports: impl Iterator<Item = &'a Report>) -> Answer {
-    let mut positions = reports.filter_map(|report| report.position.clone());
-    let position = match (positions.next(), positions.next()) {
-        (only, None) => only,
-        (first, second) => union(first.into_iter().chain(second).chain(positions)),
-    };
-    if let Some(position) = position {
-        answer.headers_mut().insert(POSITION, position);
+/// Names where the records are, and where they are kept as rejected, if that is known.
+pub(crate) fn located<'a>(
+    mut answer: Answer,
+    reports: impl Iterator<Item = &'a Report> + Clone,
+) -> Answer {
+    let positions = reports.clone().filter_map(|report| report.position.clone());
+    let kept = reports.filter_map(|report| report.kept.clone());
+    for (name, place) in [(POSITION, joined(positions)), (REJECTED, joined(kept))] {
+        if let Some(place) = place {
+            answer.headers_mut().insert(name, place);
+        }
     }
     answer
+}
+
+fn joined(mut places: impl Iterator<Item = HeaderValue>) -> Option<HeaderValue> {
+    match (places.next(), places.next()) {
+        (only, None) => only,
+        (first, second) => union(first.into_iter().chain(second).chain(places)),
+    }
 }
 
 /// The answer to a record.

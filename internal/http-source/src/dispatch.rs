@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use crate::admission::Reservation;
 use crate::balance::choose;
+use crate::batch::Outlet;
 use crate::completion::{Failure, Ticket};
 use crate::lane::{Answering, Ended};
 use crate::mapper::{Mapped, Mapper, Received, Rejection};
@@ -38,6 +39,8 @@ pub(crate) struct Report {
     pub rejections: Vec<Rejection>,
     /// Where the others hold it.
     pub position: Option<HeaderValue>,
+    /// Where it is kept for those that refuse it.
+    pub kept: Option<HeaderValue>,
 }
 
 impl Report {
@@ -218,7 +221,9 @@ impl Dispatcher {
         };
         received.prepare_for(&ready.plan);
         self.mapper.map(&ready.plan, received, |received, mapped| {
-            if mapped.is_empty() {
+            if mapped.is_empty() && !keeps_any(volume, &mapped.rejections) {
+                let unkept = mapped.rejections.len() as u64;
+                self.metrics.unkept_rejects.inc_by(unkept);
                 let rejections = std::mem::take(&mut mapped.rejections);
                 let durability = volume.weakest();
                 return Ok(Placed::Done(done(route, ready, durability, rejections)));
@@ -264,6 +269,12 @@ impl Dispatcher {
     }
 }
 
+/// Whether a record that all sinks refuse can be kept for one of them.
+fn keeps_any(volume: &VolumeRoute, rejections: &[Rejection]) -> bool {
+    let mut outlets = rejections.iter().map(|one| Outlet::Rejects(one.sink));
+    outlets.any(|outlet| volume.target(outlet).is_some())
+}
+
 fn done(
     route: &Route,
     ready: &Ready,
@@ -276,6 +287,7 @@ fn done(
         plan: Some(Arc::clone(&ready.plan)),
         rejections,
         position: None,
+        kept: None,
     }
 }
 
@@ -286,6 +298,7 @@ fn failed(route: &Route, failure: Failure) -> Report {
         plan: None,
         rejections: Vec::new(),
         position: None,
+        kept: None,
     }
 }
 
@@ -313,5 +326,6 @@ async fn report(placed: Placed) -> Report {
         plan: Some(Arc::clone(&outcome.plan)),
         rejections: rejections.to_vec(),
         position: outcome.positions.of(&outcome.plan, rejections),
+        kept: outcome.positions.of_rejected(&outcome.plan, rejections),
     }
 }

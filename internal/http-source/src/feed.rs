@@ -98,6 +98,8 @@ struct SinkDraft {
     file: Option<Arc<Versioned<File>>>,
     /// The slices of the file that take rows, oldest first.
     slices: Vec<Arc<Versioned<Slice>>>,
+    /// The slices that take what the sink rejects, oldest first.
+    rejects: Vec<Arc<Versioned<Slice>>>,
 }
 
 impl Feed {
@@ -181,7 +183,7 @@ impl Feed {
             };
             planned.push(sink);
         }
-        let plan = Plan::new(planned);
+        let plan = Plan::new(planned).of(key);
         let plan = match previous {
             Some(previous) if previous.makes_same_rows_as(&plan) => Arc::clone(previous),
             _ => Arc::new(plan),
@@ -193,7 +195,11 @@ impl Feed {
                 lane: self.lanes.get(key, volume, &self.around),
                 targets: sinks
                     .iter()
-                    .filter_map(|sink| target(sink, volume))
+                    .filter_map(|sink| target(&sink.slices, volume))
+                    .collect(),
+                rejects: sinks
+                    .iter()
+                    .map(|sink| target(&sink.rejects, volume))
                     .collect(),
             })
             .collect();
@@ -252,10 +258,13 @@ fn sink_draft((id, node): (&SinkId, &SinkNode)) -> Option<SinkDraft> {
         };
         node.slices.values().filter(takes_rows).cloned().collect()
     });
+    let takes_rejects =
+        |slice: &&Arc<Versioned<Slice>>| matches!(slice.value.state, slice::State::Writing);
     Some(SinkDraft {
         sink: id.clone(),
         file,
         slices,
+        rejects: node.rejects().filter(takes_rejects).cloned().collect(),
     })
 }
 
@@ -300,10 +309,9 @@ fn common_volumes(sinks: &[SinkDraft]) -> BTreeSet<VolumeId> {
         .unwrap_or_default()
 }
 
-/// The newest slice of a sink on a volume.
-fn target(sink: &SinkDraft, volume: VolumeId) -> Option<Target> {
-    let slice = sink
-        .slices
+/// The newest of the slices on a volume.
+fn target(slices: &[Arc<Versioned<Slice>>], volume: VolumeId) -> Option<Target> {
+    let slice = slices
         .iter()
         .rev()
         .find(|slice| slice.value.volume == volume)?;

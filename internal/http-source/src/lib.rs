@@ -14,6 +14,8 @@
 //!
 //! * A record that is acknowledged is in every enabled sink of its source that did not refuse it; a record whose request
 //!   failed with anything but `outcomeUnknown` is in none, and never will be.
+//! * A record that a sink rejects is kept, in the same batch as the rows of the others, before its sender is told so; where
+//!   the sink has no slice for that yet, it is counted.
 //! * A record is written at most once, whatever answers are lost and whichever slices are sealed meanwhile (`lane`).
 //! * Memory for records that wait is bounded for the whole process (`admission`), and each is answered by its deadline.
 //! * Nothing is answered 2xx and dropped: a source without enabled sinks refuses.

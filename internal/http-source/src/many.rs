@@ -22,8 +22,8 @@ use crate::dispatch::Report;
 pub(crate) enum Fate {
     /// It was sent to these sources.
     Sent(Vec<Report>),
-    /// It is no record.
-    Unreadable(MapError),
+    /// It is no record. It was sent to these sources, to be kept as rejected.
+    Unreadable(MapError, Vec<Report>),
 }
 
 #[derive(Serialize)]
@@ -104,8 +104,7 @@ pub(crate) fn answer(fates: &[Fate]) -> Answer {
 impl Fate {
     fn reports(&self) -> &[Report] {
         match self {
-            Self::Sent(reports) => reports,
-            Self::Unreadable(_) => &[],
+            Self::Sent(reports) | Self::Unreadable(_, reports) => reports,
         }
     }
 
@@ -118,7 +117,12 @@ impl Fate {
     /// The worst thing that keeps the record from being accepted.
     fn problem(&self) -> Option<Problem<'_>> {
         let reports = match self {
-            Self::Unreadable(error) => return Some(Problem::of_record(None, error)),
+            Self::Unreadable(error, reports) => {
+                let failure = reports.iter().find_map(|report| report.written.err());
+                let problem = Problem::of_record(None, error);
+                // Only what is kept is rejected: until then it may be sent again.
+                return Some(failure.map_or(problem, Problem::of_service));
+            }
             Self::Sent(reports) if reports.is_empty() => {
                 // The source was deleted between the look at its secret and the look at its route.
                 return Some(Problem::of_service(Failure::NoSource));

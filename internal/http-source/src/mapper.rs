@@ -8,11 +8,14 @@ use std::ops::Range;
 
 use bytes::Bytes;
 use hyper::HeaderMap;
+use hyper::header::CONTENT_TYPE;
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use stream_encoding::{ContentType, Headers, MapError, Record, Rows};
+use stream_encoding::{ContentType, Headers, MapError, Record, Reject, Rows};
 
+use crate::answer::{full_name, rejected};
+use crate::receive::RequestId;
 use crate::route::Plan;
 
 /// The buffer of a thread is thrown away when a record has made it larger than this.
@@ -27,6 +30,12 @@ pub(crate) struct Received {
     pub record: Record,
     /// Headers that are not in the record yet.
     raw_headers: HeaderMap,
+    /// Its request.
+    request: RequestId,
+    /// Its place in the request, from 0.
+    index: u32,
+    /// Why it is no record, if it is none: every sink refuses it.
+    malformed: Option<Box<MapError>>,
 }
 
 impl Received {
@@ -35,7 +44,17 @@ impl Received {
         Self {
             record,
             raw_headers: headers,
+            request: RequestId::default(),
+            index: 0,
+            malformed: None,
         }
+    }
+
+    /// The same as a record of this request.
+    #[must_use]
+    pub fn of_request(mut self, request: RequestId) -> Self {
+        self.request = request;
+        self
     }
 
     /// The same with the headers in the record, whatever needs them. For a request that many records are made of.
@@ -47,11 +66,27 @@ impl Received {
 
     /// One of the records of a request: it shares everything but the body, which is JSON.
     #[must_use]
-    pub fn of_batch(&self, body: Bytes) -> Self {
+    pub fn of_batch(&self, index: u32, body: Bytes) -> Self {
         let mut one = self.clone();
         one.record.body = body;
         one.record.content_type = ContentType::Json;
+        one.index = index;
         one
+    }
+
+    /// The same as an item of a batch that is no record.
+    #[must_use]
+    pub fn malformed(mut self, error: MapError) -> Self {
+        self.malformed = Some(Box::new(error));
+        self
+    }
+
+    /// The content type as it was sent.
+    fn content_type(&self) -> &str {
+        let raw = self.raw_headers.get(CONTENT_TYPE);
+        let raw = raw.and_then(|value| value.to_str().ok());
+        raw.or_else(|| self.record.headers.get("content-type"))
+            .unwrap_or("")
     }
 
     /// Puts the headers into the record if the plan reads them.
@@ -88,6 +123,9 @@ pub(crate) struct Mapped {
     spans: Vec<Range<usize>>,
     /// The sinks that refuse the record.
     pub rejections: Vec<Rejection>,
+    /// The rejected record, as it is kept for each of them.
+    rejects: Vec<u8>,
+    reject_spans: Vec<(usize, Range<usize>)>,
 }
 
 impl Mapped {
@@ -98,9 +136,15 @@ impl Mapped {
             .map_or(&[], |span| &self.rows.as_bytes()[span.clone()])
     }
 
-    /// Bytes of all rows.
+    /// For each sink that refuses the record, its position in the plan and the row that keeps the record.
+    pub fn rejected_rows(&self) -> impl Iterator<Item = (usize, &[u8])> {
+        let spans = self.reject_spans.iter();
+        spans.map(|(sink, span)| (*sink, &self.rejects[span.clone()]))
+    }
+
+    /// Bytes of all rows, with those of the rejected record.
     pub fn bytes(&self) -> usize {
-        self.rows.len()
+        self.rows.len() + self.rejects.len()
     }
 
     /// Whether no sink takes the record.
@@ -117,7 +161,13 @@ pub(crate) struct Mapper {
 
 thread_local! {
     static SCRATCH: RefCell<Mapped> =
-        const { RefCell::new(Mapped { rows: Rows::new(), spans: Vec::new(), rejections: Vec::new() }) };
+        const { RefCell::new(Mapped {
+            rows: Rows::new(),
+            spans: Vec::new(),
+            rejections: Vec::new(),
+            rejects: Vec::new(),
+            reject_spans: Vec::new(),
+        }) };
 }
 
 impl Mapper {
@@ -137,37 +187,65 @@ impl Mapper {
         take: impl FnOnce(Received, &mut Mapped) -> R,
     ) -> R {
         SCRATCH.with_borrow_mut(|scratch| {
-            self.fill(plan, &received.record, scratch);
+            self.fill(plan, &received, scratch);
             take(received, scratch)
         })
     }
 
-    fn fill(&self, plan: &Plan, record: &Record, scratch: &mut Mapped) {
-        let Mapped {
-            rows,
-            spans,
-            rejections,
-        } = scratch;
-        if rows.row_limit() != self.row_limit || rows.len() > SCRATCH_BYTES {
-            *rows = Rows::with_row_limit(self.row_limit);
-        }
-        rows.clear();
-        spans.clear();
-        rejections.clear();
+    fn fill(&self, plan: &Plan, received: &Received, scratch: &mut Mapped) {
+        scratch.clear(self.row_limit);
         let mut ids = || {
             let mut bytes = [0; 10];
             self.ids.lock().fill_bytes(&mut bytes);
             bytes
         };
+        let record = &received.record;
         for (position, sink) in plan.sinks.iter().enumerate() {
+            let rows = &mut scratch.rows;
             let start = rows.len();
-            if let Err(error) = sink.mapping.map(record, rows, &mut ids) {
-                rejections.push(Rejection {
-                    sink: position,
-                    error,
-                });
+            let mapped = match &received.malformed {
+                Some(error) => Err(MapError::clone(error)),
+                None => sink.mapping.map(record, rows, &mut ids),
+            };
+            scratch.spans.push(start..rows.len());
+            if let Err(error) = mapped {
+                scratch.reject(plan, position, received, error);
             }
-            spans.push(start..rows.len());
         }
+    }
+}
+
+impl Mapped {
+    fn clear(&mut self, row_limit: usize) {
+        if self.rows.row_limit() != row_limit || self.rows.len() > SCRATCH_BYTES {
+            self.rows = Rows::with_row_limit(row_limit);
+        }
+        self.rows.clear();
+        self.spans.clear();
+        self.rejections.clear();
+        self.rejects.clear();
+        self.rejects.shrink_to(SCRATCH_BYTES);
+        self.reject_spans.clear();
+    }
+
+    fn reject(&mut self, plan: &Plan, sink: usize, received: &Received, error: MapError) {
+        let (start, refusal) = (self.rejects.len(), rejected(&error));
+        let record = &received.record;
+        let reject = Reject {
+            received_at: record.received_at,
+            request_id: &received.request.to_string(),
+            source: &plan.source,
+            sink: plan.sinks[sink].sink.as_str(),
+            index: received.index,
+            error: &full_name(refusal.name),
+            column: error.column(),
+            message: &refusal.message,
+            client_ip: record.client_ip,
+            content_type: received.content_type(),
+            body: &record.body,
+        };
+        reject.write(&mut self.rejects);
+        self.reject_spans.push((sink, start..self.rejects.len()));
+        self.rejections.push(Rejection { sink, error });
     }
 }

@@ -8,6 +8,8 @@ use prometheus::{
     exponential_buckets,
 };
 
+use crate::batch::Kept;
+
 /// The metrics of the component.
 pub(crate) struct Metrics {
     requests: [IntCounter; 6],
@@ -25,6 +27,11 @@ pub(crate) struct Metrics {
     pub lanes: IntGauge,
     /// Records whose requests were told that the outcome is unknown.
     pub unknown_outcomes: IntCounter,
+    /// Rejected records that are kept, counted for each sink.
+    pub kept_rejects: IntCounter,
+    kept_reject_bytes: IntCounter,
+    /// Rejected records that were not kept, because the sink had no slice for them.
+    pub unkept_rejects: IntCounter,
     /// Records that were answered under the class `memory` and could not be written.
     pub lost_records: IntCounter,
 }
@@ -85,6 +92,27 @@ impl Metrics {
                 registry,
                 IntGauge::new("stream_http_source_lanes", "Pairs of a source and a volume that records can take. A rise means more sources or volumes.")?,
             )?,
+            kept_rejects: register(
+                registry,
+                IntCounter::new(
+                    "stream_http_source_kept_rejects_total",
+                    "Rejected records that are kept, counted for each sink that refuses them. A rise: senders and mappings do not fit.",
+                )?,
+            )?,
+            kept_reject_bytes: register(
+                registry,
+                IntCounter::new(
+                    "stream_http_source_kept_reject_bytes_total",
+                    "Bytes of the rows of rejected records before compression. A faster rise costs staging space for storage.rejects.retention.",
+                )?,
+            )?,
+            unkept_rejects: register(
+                registry,
+                IntCounter::new(
+                    "stream_http_source_unkept_rejects_total",
+                    "Rejected records that are not kept, because no slice for them was open. Above 0 for longer than a moment: no coordinator runs.",
+                )?,
+            )?,
             lost_records: register(
                 registry,
                 IntCounter::new(
@@ -100,6 +128,12 @@ impl Metrics {
                 )?,
             )?,
         }))
+    }
+
+    /// Counts the rejected records of a committed batch.
+    pub fn kept(&self, kept: Kept) {
+        self.kept_rejects.inc_by(kept.records);
+        self.kept_reject_bytes.inc_by(kept.bytes);
     }
 
     /// Counts an answered request.

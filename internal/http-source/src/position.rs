@@ -6,8 +6,9 @@
 use std::sync::OnceLock;
 
 use hyper::header::HeaderValue;
+use stream_model::SinkId;
 
-use crate::batch::Place;
+use crate::batch::{Outlet, Place};
 use crate::mapper::Rejection;
 use crate::route::Plan;
 
@@ -17,15 +18,15 @@ const MAX_BYTES: usize = 4 << 10;
 /// The places of the parts of a batch.
 #[derive(Debug, Default)]
 pub(crate) struct Positions {
-    /// Positions of sinks in the plan, each with the place of its part.
-    places: Vec<(usize, Place)>,
+    /// The places of the parts.
+    places: Vec<(Outlet, Place)>,
     /// For a record that no sink refuses.
     of_all: OnceLock<Option<HeaderValue>>,
 }
 
 impl Positions {
     /// The places of a batch.
-    pub fn new(places: Vec<(usize, Place)>) -> Self {
+    pub fn new(places: Vec<(Outlet, Place)>) -> Self {
         Self {
             places,
             of_all: OnceLock::new(),
@@ -40,13 +41,32 @@ impl Positions {
         self.text(plan, rejections)
     }
 
-    fn text(&self, plan: &Plan, rejections: &[Rejection]) -> Option<HeaderValue> {
-        let holds = |sink: &usize| !rejections.iter().any(|rejection| rejection.sink == *sink);
-        let held = self.places.iter().filter(|(sink, _)| holds(sink));
-        let named = held.filter_map(|(sink, place)| Some((&plan.sinks.get(*sink)?.sink, place)));
-        let texts = named.map(|(sink, place)| format!("{sink}={}:{}", place.slice, place.seq));
-        join(texts)
+    /// Where the rejected record is kept for the sinks that refuse it. None: no sink does, or there are too many to name.
+    pub fn of_rejected(&self, plan: &Plan, rejections: &[Rejection]) -> Option<HeaderValue> {
+        let named = self.places.iter().filter_map(|(outlet, place)| {
+            let Outlet::Rejects(sink) = outlet else {
+                return None;
+            };
+            let refuses = rejections.iter().any(|rejection| rejection.sink == *sink);
+            refuses.then_some((&plan.sinks.get(*sink)?.sink, place))
+        });
+        join(named.map(written))
     }
+
+    fn text(&self, plan: &Plan, rejections: &[Rejection]) -> Option<HeaderValue> {
+        let named = self.places.iter().filter_map(|(outlet, place)| {
+            let Outlet::Rows(sink) = outlet else {
+                return None;
+            };
+            let holds = !rejections.iter().any(|rejection| rejection.sink == *sink);
+            holds.then_some((&plan.sinks.get(*sink)?.sink, place))
+        });
+        join(named.map(written))
+    }
+}
+
+fn written((sink, place): (&SinkId, &Place)) -> String {
+    format!("{sink}={}:{}", place.slice, place.seq)
 }
 
 /// One header of several positions, each once.
@@ -98,7 +118,10 @@ mod tests {
     }
 
     fn positions(sinks: u8) -> Positions {
-        let places = (0..sinks).map(|sink| (usize::from(sink), place(sink, u64::from(sink) + 1)));
+        let places = (0..sinks).map(|sink| {
+            let outlet = Outlet::Rows(usize::from(sink));
+            (outlet, place(sink, u64::from(sink) + 1))
+        });
         Positions::new(places.collect())
     }
 
@@ -133,7 +156,10 @@ mod tests {
     #[test]
     fn positions_of_several_batches_are_named_once_each() {
         let of = |places| Positions::new(places).of(&plan(1), &[]).expect("named");
-        let (one, two) = (of(vec![(0, place(1, 7))]), of(vec![(0, place(1, 8))]));
+        let (one, two) = (
+            of(vec![(Outlet::Rows(0), place(1, 7))]),
+            of(vec![(Outlet::Rows(0), place(1, 8))]),
+        );
         let expected = format!("sink-0={0}:7, sink-0={0}:8", slice(1));
         let all = union([one.clone(), one, two.clone(), two].into_iter());
         assert_eq!(all, Some(HeaderValue::try_from(expected).expect("valid")));
@@ -141,11 +167,36 @@ mod tests {
     }
 
     #[test]
+    fn a_rejected_record_is_where_the_sinks_that_refuse_it_keep_it() {
+        let places = [
+            (Outlet::Rows(0), place(1, 5)),
+            (Outlet::Rejects(0), place(2, 6)),
+            (Outlet::Rejects(1), place(3, 7)),
+        ];
+        let (plan, positions) = (plan(3), Positions::new(places.to_vec()));
+        let refusal = |sink| Rejection {
+            sink,
+            error: MapError::RowTooLong { limit: 1 },
+        };
+        let named = |text: String| HeaderValue::try_from(text).expect("valid");
+        let of = |refusals: &[Rejection]| positions.of_rejected(&plan, refusals);
+        assert_eq!(of(&[]), None);
+        let second = format!("sink-1={}:7", slice(3));
+        assert_eq!(of(&[refusal(1)]), Some(named(second.clone())));
+        let both = format!("sink-0={}:6, {second}", slice(2));
+        // The third has no slice for them.
+        let all = [refusal(0), refusal(1), refusal(2)];
+        assert_eq!(of(&all), Some(named(both)));
+        let rows = format!("sink-0={}:5", slice(1));
+        assert_eq!(positions.of(&plan, &[]), Some(named(rows)));
+    }
+
+    #[test]
     fn too_many_are_not_named() {
         assert!(positions(60).of(&plan(60), &[]).is_some());
         assert_eq!(positions(100).of(&plan(100), &[]), None);
         let many = (0..200).map(|seq| {
-            Positions::new(vec![(0, place(1, seq))])
+            Positions::new(vec![(Outlet::Rows(0), place(1, seq))])
                 .of(&plan(1), &[])
                 .expect("named")
         });

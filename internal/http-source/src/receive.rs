@@ -1,6 +1,7 @@
 //! HTTP: which request is a record, what belongs to it, and the answer.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,7 +15,7 @@ use hyper::header::{
 };
 use hyper::{HeaderMap, Method, Request};
 use stream_encoding::{
-    BatchError, BatchFormat, BatchLimits, ContentType, Headers, MapError, Record,
+    BatchError, BatchFormat, BatchLimits, ContentType, Headers, Malformed, MapError, Record,
 };
 use stream_model::{Clock, SessionId};
 use stream_node::Peer;
@@ -68,24 +69,46 @@ pub(crate) struct Receiver {
 
 /// Makes request ids: the session and a number. A client's own id is not taken over, it could be anything.
 pub(crate) struct RequestIds {
-    session: [u8; 16],
+    session: u64,
     next: AtomicU64,
+}
+
+/// The id of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct RequestId {
+    session: u64,
+    number: u64,
 }
 
 impl RequestIds {
     /// Ids of this session.
     pub fn new(session: SessionId) -> Self {
         Self {
-            session: hex(session.0),
+            session: session.0,
             next: AtomicU64::new(1),
         }
     }
 
-    fn next(&self) -> HeaderValue {
+    fn next(&self) -> RequestId {
+        RequestId {
+            session: self.session,
+            number: self.next.fetch_add(1, Ordering::Relaxed),
+        }
+    }
+}
+
+impl RequestId {
+    fn header(self) -> HeaderValue {
         let mut id = [b'-'; 33];
-        id[..16].copy_from_slice(&self.session);
-        id[17..].copy_from_slice(&hex(self.next.fetch_add(1, Ordering::Relaxed)));
+        id[..16].copy_from_slice(&hex(self.session));
+        id[17..].copy_from_slice(&hex(self.number));
         HeaderValue::from_bytes(&id).expect("hexadecimal digits are a valid header value")
+    }
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}-{:016x}", self.session, self.number)
     }
 }
 
@@ -142,7 +165,8 @@ impl Receiver {
     /// When the client goes away, the record is written or not; its memory is given back either way.
     pub async fn receive(&self, request: Request<Incoming>) -> Answer {
         let mut afterwards = Afterwards::Close;
-        let mut answer = match self.route(request, &mut afterwards).await {
+        let id = self.ids.next();
+        let mut answer = match self.route(request, id, &mut afterwards).await {
             Ok(answer) => answer,
             Err(refusal) => refusal.answer(),
         };
@@ -151,7 +175,7 @@ impl Receiver {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         headers.insert(SERVER, SERVER_NAME);
-        headers.insert(REQUEST_ID, self.ids.next());
+        headers.insert(REQUEST_ID, id.header());
         headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, ANY);
         self.metrics.answered(answer.status().as_u16());
         answer
@@ -160,6 +184,7 @@ impl Receiver {
     async fn route(
         &self,
         request: Request<Incoming>,
+        id: RequestId,
         afterwards: &mut Afterwards,
     ) -> Result<Answer, Refusal> {
         *afterwards = Afterwards::of(request.headers())?;
@@ -181,7 +206,7 @@ impl Receiver {
             ) => {
                 self.dispatcher.catch_up().await;
                 let sources = self.find(project, source, secret)?;
-                self.take(request, &sources, afterwards).await
+                self.take(request, id, &sources, afterwards).await
             }
             (Target::Stream { .. }, _) => Ok(not_allowed(METHODS)),
             (Target::Nothing, _) => Err(Refusal::new(
@@ -207,6 +232,7 @@ impl Receiver {
     async fn take(
         &self,
         request: Request<Incoming>,
+        id: RequestId,
         sources: &[Arc<Entry>],
         afterwards: &mut Afterwards,
     ) -> Result<Answer, Refusal> {
@@ -237,7 +263,7 @@ impl Receiver {
             content_type: ContentType::parse(content_type),
             body,
         };
-        let received = Received::new(record, parts.headers);
+        let received = Received::new(record, parts.headers).of_request(id);
         if let Some(format) = batch {
             return self.take_many(format, received, reserved, sources).await;
         }
@@ -255,34 +281,29 @@ impl Receiver {
     ) -> Result<Answer, Refusal> {
         let items = self.split(format, request.record.body.clone()).await?;
         let mut records = Vec::with_capacity(items.len());
-        let mut unreadable = BTreeMap::new();
+        let mut unreadable: BTreeMap<u32, MapError> = BTreeMap::new();
         let request = request.with_headers();
-        for (index, item) in items.into_iter().enumerate() {
-            match item {
-                Ok(body) => {
-                    let bytes = body.len() + RECORD_OVERHEAD;
-                    if !reserved.grow(bytes) {
-                        return Err(Refusal::later(503, "overloaded", OVERLOADED));
-                    }
-                    let share = reserved.split(bytes);
-                    records.push((request.of_batch(body), share));
+        for (index, item) in (0..).zip(items) {
+            let record = match item {
+                Ok(body) => request.of_batch(index, body),
+                Err(Malformed { error, bytes }) => {
+                    unreadable.insert(index, error.clone());
+                    request.of_batch(index, bytes).malformed(error)
                 }
-                Err(error) => {
-                    unreadable.insert(index, error);
-                }
+            };
+            let bytes = record.record.body.len() + RECORD_OVERHEAD;
+            if !reserved.grow(bytes) {
+                return Err(Refusal::later(503, "overloaded", OVERLOADED));
             }
+            records.push((record, reserved.split(bytes)));
         }
         drop((request, reserved));
-        let count = records.len() + unreadable.len();
-        let mut reports = self
-            .dispatcher
-            .dispatch_many(sources, records)
-            .await
-            .into_iter();
-        let fates: Vec<Fate> = (0..count)
-            .map(|index| match unreadable.remove(&index) {
-                Some(error) => Fate::Unreadable(error),
-                None => Fate::Sent(reports.next().unwrap_or_default()),
+        let reports = self.dispatcher.dispatch_many(sources, records).await;
+        let fates: Vec<Fate> = (0..)
+            .zip(reports)
+            .map(|(index, reports)| match unreadable.remove(&index) {
+                Some(error) => Fate::Unreadable(error, reports),
+                None => Fate::Sent(reports),
             })
             .collect();
         Ok(many::answer(&fates))
@@ -293,7 +314,7 @@ impl Receiver {
         &self,
         format: BatchFormat,
         body: Bytes,
-    ) -> Result<Vec<Result<Bytes, MapError>>, Refusal> {
+    ) -> Result<Vec<Result<Bytes, Malformed>>, Refusal> {
         let limits = BatchLimits {
             records: MAX_BATCH_RECORDS,
             csv_as_json_bytes: 4 * self.max_batch,
@@ -425,8 +446,14 @@ mod tests {
     #[test]
     fn request_ids_are_the_session_and_a_number() {
         let ids = RequestIds::new(SessionId(0xab));
-        assert_eq!(ids.next(), "00000000000000ab-0000000000000001");
-        assert_eq!(ids.next(), "00000000000000ab-0000000000000002");
+        for expected in [
+            "00000000000000ab-0000000000000001",
+            "00000000000000ab-0000000000000002",
+        ] {
+            let id = ids.next();
+            assert_eq!(id.header(), expected);
+            assert_eq!(id.to_string(), expected);
+        }
     }
 
     #[test]

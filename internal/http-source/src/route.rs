@@ -17,6 +17,8 @@ use crate::lane::Lane;
 pub(crate) struct Plan {
     /// Sorted by sink.
     pub sinks: Vec<PlannedSink>,
+    /// The source, as rows of rejected records name it.
+    pub source: Box<str>,
     needs_headers: bool,
 }
 
@@ -37,8 +39,16 @@ impl Plan {
         let needs_headers = sinks.iter().any(|sink| sink.mapping.needs_headers());
         Self {
             sinks,
+            source: Box::default(),
             needs_headers,
         }
+    }
+
+    /// The same, for this source.
+    #[must_use]
+    pub fn of(mut self, source: &SourceKey) -> Self {
+        self.source = source.to_string().into();
+        self
     }
 
     /// Whether rows made by `other` are rows of this plan.
@@ -99,6 +109,8 @@ pub(crate) struct VolumeRoute {
     pub lane: Lane,
     /// For each sink of the plan, in its order, the slice that takes rows.
     pub targets: Arc<[Target]>,
+    /// The same for the slices that take what the sinks reject; none where there is no such slice yet.
+    pub rejects: Arc<[Option<Target>]>,
 }
 
 impl VolumeRoute {

@@ -461,6 +461,7 @@ pub(crate) fn route_on(
         volume,
         lane: lane.clone(),
         targets: targets.into(),
+        rejects: vec![None; targets.len()].into(),
     }];
     let state = State::Ready(Ready {
         plan: Arc::new(Plan::new(sinks)),
@@ -532,6 +533,28 @@ impl Rig {
         let targets: Vec<_> = slices.iter().copied().map(target).collect();
         self.directory
             .set_route(route_on(self.volume.id, &self.lane, sinks, &targets));
+    }
+
+    /// Sets a route whose sinks keep what they reject in the slices `rejects`, which the volume opens like the others.
+    pub fn route_keeping(&self, sinks: Vec<PlannedSink>, slices: &[SliceId], rejects: &[SliceId]) {
+        let all = slices.iter().chain(rejects);
+        all.for_each(|id| self.volume.open_slice(*id));
+        self.announce_keeping(sinks, slices, rejects);
+    }
+
+    /// The same without telling the volume.
+    pub fn announce_keeping(
+        &self,
+        sinks: Vec<PlannedSink>,
+        slices: &[SliceId],
+        rejects: &[SliceId],
+    ) {
+        let targets: Vec<_> = slices.iter().copied().map(target).collect();
+        let mut route = route_on(self.volume.id, &self.lane, sinks, &targets);
+        if let State::Ready(ready) = &mut route.state {
+            ready.volumes[0].rejects = rejects.iter().map(|id| Some(target(*id))).collect();
+        }
+        self.directory.set_route(route);
     }
 
     /// Adds a record, mapped as the present route says.

@@ -2,6 +2,7 @@
 
 mod contract;
 mod many;
+mod rejects;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -494,6 +495,7 @@ async fn two_volumes_share_the_load_and_a_resting_one_is_passed_over() {
         volume: volume_id(id),
         lane: rig.lane.clone(),
         targets: [target(slice(id))].into(),
+        rejects: [None].into(),
     };
     let volumes = vec![route(&first, 1), route(&second, 2)];
     first.volume.open_slice(slice(1));

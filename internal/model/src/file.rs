@@ -181,11 +181,11 @@ impl File {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::definition::{Column, ColumnKind, Mapping, TableKind};
 
-    fn file() -> File {
+    pub(crate) fn file() -> File {
         File {
             id: FileId::from_bytes([1; 16]),
             sink: crate::slice::tests::slice(1).sink,

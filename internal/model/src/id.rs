@@ -217,6 +217,15 @@ uuid_id!(
     FileId,
     "file id"
 );
+
+impl FileId {
+    /// The file of a slice that is never imported: none.
+    #[must_use]
+    pub fn none() -> Self {
+        Self(Uuid::nil())
+    }
+}
+
 uuid_id!(
     /// A slice: an append-only sequence of frames on one volume. Sorts by the time it was opened.
     SliceId,

@@ -4,6 +4,7 @@
 //! bug in one component cannot write a state from which another would lose or repeat rows.
 
 use crate::file::{self, File};
+use crate::id::FileId;
 use crate::slice::{self, Slice};
 
 /// A rule that a change would break.
@@ -23,6 +24,7 @@ const SLICE_RULES: &[Rule<Slice>] = &[
         "a slice keeps its sink, volume, mapping version, compression and opening time",
         |old, new| {
             old.id == new.id
+                && old.kind == new.kind
                 && old.sink == new.sink
                 && old.volume == new.volume
                 && old.mapping_version == new.mapping_version
@@ -30,6 +32,10 @@ const SLICE_RULES: &[Rule<Slice>] = &[
                 && old.durability == new.durability
                 && old.opened_at == new.opened_at
         },
+    ),
+    (
+        "a slice has a file, or it holds rejected records",
+        |_, new| new.kind.is_rows() != (new.file == FileId::none()),
     ),
     ("a slice never goes back in its life", |old, new| {
         slice_rank(old) <= slice_rank(new)

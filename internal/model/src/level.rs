@@ -106,6 +106,8 @@ pub struct Defaults {
     pub upload: ConfiguredUpload,
     /// Import triggers that were configured explicitly.
     pub import: ConfiguredImport,
+    /// When slices of rejected records are rotated. Not changed by settings of sources and sinks.
+    pub rejects: UploadTrigger,
 }
 
 /// Upload triggers as configured; `None` means the default of the table kind.
@@ -182,6 +184,7 @@ impl Default for Defaults {
             },
             upload: ConfiguredUpload::default(),
             import: ConfiguredImport::default(),
+            rejects: crate::rejects::default_trigger(),
         }
     }
 }

@@ -52,6 +52,7 @@ pub fn plan(
     let slice = |volume: &VolumeId| Slice {
         id: SliceId::new(now, random()),
         sink: sink.key.clone(),
+        kind: slice::Kind::Rows,
         file: file.id,
         volume: *volume,
         mapping_version: file.mapping_version,

@@ -31,7 +31,10 @@ pub struct Slice {
     pub id: SliceId,
     /// The sink whose rows it holds.
     pub sink: SinkKey,
-    /// The file it is imported with.
+    /// What it holds.
+    #[serde(default, skip_serializing_if = "Kind::is_rows")]
+    pub kind: Kind,
+    /// The file it is imported with; [`FileId::none`] for rejected records, which are not imported.
     pub file: FileId,
     /// The volume that holds it until it is uploaded.
     pub volume: VolumeId,
@@ -54,6 +57,25 @@ pub struct Slice {
     /// That its rows are given up, because a person said that the volume is lost. Such a slice is uploaded without rows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub forgotten: Option<Forgotten>,
+}
+
+/// What a slice holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Kind {
+    /// Rows of the sink's table.
+    #[default]
+    Rows,
+    /// Records that the sink's mapping refuses ([`crate::rejects`]).
+    Rejects,
+}
+
+impl Kind {
+    /// Whether these are rows of the table. The argument is a reference because `serde` wants one.
+    #[must_use]
+    pub fn is_rows(&self) -> bool {
+        *self == Self::Rows
+    }
 }
 
 /// That the rows of a slice are given up.
@@ -341,6 +363,7 @@ pub(crate) mod tests {
                 },
                 sink: "raw".parse().expect("valid"),
             },
+            kind: Kind::Rows,
             file: FileId::from_bytes([9; 16]),
             volume: VolumeId::from_bytes([8; 16]),
             mapping_version: 1,

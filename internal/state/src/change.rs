@@ -47,6 +47,8 @@ pub(crate) enum SinkEntity {
     Slice(SliceId, Option<Arc<Versioned<Slice>>>),
     Crossed(SliceId, Option<Arc<Versioned<Crossed>>>),
     Removed(Option<Figures>),
+    RejectsCrossed(SliceId, Option<Arc<Versioned<Crossed>>>),
+    RejectsRemoved(Option<Figures>),
 }
 
 impl Change {
@@ -90,6 +92,8 @@ const fn source_of(key: &Key) -> Option<&SourceKey> {
         Key::Sink(sink)
         | Key::Current(sink)
         | Key::Removed(sink)
+        | Key::RejectsRemoved(sink)
+        | Key::RejectsCrossed(sink, _)
         | Key::File(sink, _)
         | Key::Slice(sink, _)
         | Key::Crossed(sink, _) => Some(&sink.source),
@@ -156,6 +160,15 @@ fn read_entity(reader: &Reader<'_>) -> Result<Option<Entity>, StateError> {
         Key::Removed(key) => {
             let removed = reader.read(|_: &Figures| true)?;
             of_sink(key, SinkEntity::Removed(removed.map(|r| r.value)))
+        }
+        Key::RejectsRemoved(key) => {
+            let removed = reader.read(|_: &Figures| true)?;
+            of_sink(key, SinkEntity::RejectsRemoved(removed.map(|r| r.value)))
+        }
+        Key::RejectsCrossed(key, id) => {
+            let crossed =
+                reader.read(|crossed: &Crossed| crossed.slice == *id && crossed.sink == *key)?;
+            of_sink(key, SinkEntity::RejectsCrossed(*id, crossed))
         }
         Key::File(key, id) => {
             let file = reader.read(|file: &File| file.id == *id && file.sink == *key)?;

@@ -10,6 +10,8 @@
 //! | `entity/current/{p}/{b}/{source}/{sink}` | `{"file":…}`, the one writing file of the sink | coordinator | while the sink takes rows |
 //! | `entity/slice/{p}/{b}/{source}/{sink}/{slice}` | `Slice`; its file is a field, because it may move | coordinator, writer, reader | until its file is cleaned up |
 //! | `entity/crossed/{p}/{b}/{source}/{sink}/{slice}` | `Crossed` | writer | until the slice is closed |
+//! | `entity/rejectscrossed/{p}/{b}/{source}/{sink}/{slice}` | `Crossed` of a slice of rejected records | writer | until the slice is closed |
+//! | `entity/rejectsremoved/{p}/{b}/{source}/{sink}` | `Figures` of all rejected records that are not kept any more | coordinator | for ever |
 //! | `entity/removed/{p}/{b}/{source}/{sink}` | `Figures` of all slices that were cleaned up after their import | coordinator | for ever |
 //! | `version/source/{p}/{b}/{source}/{number}` | `Source` as it was in that version | api | the last 1000 |
 //! | `version/sink/{p}/{b}/{source}/{sink}/{number}` | `Sink` as it was in that version | api | the last 1000 |
@@ -52,6 +54,10 @@ pub enum Key {
     Slice(SinkKey, SliceId),
     /// That a slice has reached a limit.
     Crossed(SinkKey, SliceId),
+    /// That a slice of rejected records has reached a limit. Apart from the others, which all go when their file is closed.
+    RejectsCrossed(SinkKey, SliceId),
+    /// Figures of the rejected records of a sink that are not kept any more.
+    RejectsRemoved(SinkKey),
     /// Figures of the slices of a sink that were cleaned up.
     Removed(SinkKey),
     /// A version of a source.
@@ -97,6 +103,10 @@ impl fmt::Display for Key {
             Self::Current(sink) => write!(f, "entity/current/{sink}"),
             Self::Slice(sink, slice) => write!(f, "entity/slice/{sink}/{slice}"),
             Self::Crossed(sink, slice) => write!(f, "entity/crossed/{sink}/{slice}"),
+            Self::RejectsCrossed(sink, slice) => {
+                write!(f, "entity/rejectscrossed/{sink}/{slice}")
+            }
+            Self::RejectsRemoved(sink) => write!(f, "entity/rejectsremoved/{sink}"),
             Self::Removed(sink) => write!(f, "entity/removed/{sink}"),
             Self::SourceVersion(source, number) => {
                 write!(f, "version/source/{source}/{number:010}")
@@ -164,6 +174,10 @@ fn parse_entity(kind: &str, rest: &[&str]) -> Option<Key> {
         ("sink", sink) => Some(Key::Sink(sink_key(sink)?)),
         ("current", sink) => Some(Key::Current(sink_key(sink)?)),
         ("removed", sink) => Some(Key::Removed(sink_key(sink)?)),
+        ("rejectsremoved", sink) => Some(Key::RejectsRemoved(sink_key(sink)?)),
+        ("rejectscrossed", [sink @ .., slice]) => {
+            Some(Key::RejectsCrossed(sink_key(sink)?, slice.parse().ok()?))
+        }
         ("file", [sink @ .., file]) => Some(Key::File(sink_key(sink)?, file.parse().ok()?)),
         ("slice", [sink @ .., slice]) => Some(Key::Slice(sink_key(sink)?, slice.parse().ok()?)),
         ("crossed", [sink @ .., slice]) => Some(Key::Crossed(sink_key(sink)?, slice.parse().ok()?)),
@@ -291,6 +305,9 @@ mod tests {
                 .prop_map(|(sink, id)| Key::Slice(sink, SliceId::from_bytes(id))),
             (any_sink(), any::<[u8; 16]>())
                 .prop_map(|(sink, id)| Key::Crossed(sink, SliceId::from_bytes(id))),
+            any_sink().prop_map(Key::RejectsRemoved),
+            (any_sink(), any::<[u8; 16]>())
+                .prop_map(|(sink, id)| Key::RejectsCrossed(sink, SliceId::from_bytes(id))),
             (any_source(), any::<u64>()).prop_map(|(key, n)| Key::SourceVersion(key, n)),
             (any_sink(), any::<u64>()).prop_map(|(key, n)| Key::SinkVersion(key, n)),
             volume.clone().prop_map(Key::Incarnation),

@@ -59,6 +59,10 @@ pub struct SinkNode {
     pub crossed: BTreeMap<SliceId, Arc<Versioned<Crossed>>>,
     /// Sum of the slices that were cleaned up after their import.
     pub removed: Option<Figures>,
+    /// Writing slices of rejected records that have reached a limit.
+    pub rejects_crossed: BTreeMap<SliceId, Arc<Versioned<Crossed>>>,
+    /// Sum of the rejected records that are not kept any more.
+    pub rejects_removed: Option<Figures>,
 }
 
 impl Topology {
@@ -215,11 +219,21 @@ impl SourceNode {
 }
 
 impl SinkNode {
+    /// The slices of rejected records, oldest first.
+    pub fn rejects(&self) -> impl DoubleEndedIterator<Item = &Arc<Versioned<Slice>>> {
+        let slices = self.slices.values();
+        slices.filter(|slice| !slice.value.kind.is_rows())
+    }
+
     fn set(&mut self, entity: SinkEntity) -> Outcome {
         match entity {
             SinkEntity::Sink(new) => Outcome::of(replace(&mut self.sink, new)),
             SinkEntity::Current(new) => Outcome::of(replace(&mut self.current, new)),
             SinkEntity::Removed(new) => Outcome::of(replace(&mut self.removed, new)),
+            SinkEntity::RejectsRemoved(new) => Outcome::of(replace(&mut self.rejects_removed, new)),
+            SinkEntity::RejectsCrossed(id, new) => {
+                Outcome::of(replace_in(&mut self.rejects_crossed, id, new))
+            }
             SinkEntity::File(id, new) => Outcome::of(replace_in(&mut self.files, id, new)),
             SinkEntity::Crossed(id, new) => Outcome::of(replace_in(&mut self.crossed, id, new)),
             SinkEntity::Slice(id, new) => {
@@ -244,6 +258,11 @@ impl SinkNode {
         if self.removed.is_some() {
             keys.push(Key::Removed(sink.clone()));
         }
+        if self.rejects_removed.is_some() {
+            keys.push(Key::RejectsRemoved(sink.clone()));
+        }
+        let crossed = self.rejects_crossed.keys();
+        keys.extend(crossed.map(|id| Key::RejectsCrossed(sink.clone(), *id)));
         keys.extend(self.files.keys().map(|id| Key::File(sink.clone(), *id)));
         keys.extend(self.slices.keys().map(|id| Key::Slice(sink.clone(), *id)));
         keys.extend(

@@ -5,10 +5,13 @@
 //! also within the retention: every process with a mirror has all records in memory, and a sink may import a file every few
 //! seconds. The minutes are for those who must see what became of a slice: its writer, which releases the local copy, and
 //! sources that ask whether a batch was written.
+//! Rejected records have a retention of their own (`rejects`).
 //! Definitions are never removed, not even those of deleted sinks.
 //!
 //! Order matters: first the objects, then the record that names them. What is left behind by a crash in between is removed
 //! by the next round.
+
+mod rejects;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -27,6 +30,8 @@ use tracing::{debug, warn};
 use crate::context::{Context, Surroundings};
 use crate::file_import::Whole;
 use crate::picture::Picture;
+
+pub use rejects::RejectsKept;
 
 /// How long a record stays for a volume that does not come back to see that its slices are uploaded.
 const ABSENT_VOLUME_PATIENCE: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -48,6 +53,8 @@ pub struct CleanupOptions {
     pub retention: Duration,
     /// How many imported files per sink are kept. Default 30. Raising it costs memory in every process, about 3 KiB per file.
     pub archived_files_per_sink: usize,
+    /// What is kept of rejected records.
+    pub rejects: RejectsKept,
     /// How long the record of a successful task stays. Default 1 h.
     pub successful_task_retention: Duration,
     /// How long the record of a task that failed, or never finished, stays. Default 48 h.
@@ -62,6 +69,7 @@ impl Default for CleanupOptions {
             interval: Duration::from_secs(60),
             retention: hours(1),
             archived_files_per_sink: 30,
+            rejects: RejectsKept::default(),
             successful_task_retention: hours(1),
             failed_task_retention: hours(48),
         }
@@ -251,6 +259,10 @@ impl Reconciler for Cleanup {
                     failure = Some(error);
                 }
             }
+        }
+        match self.clean_rejects(&around, now, cancel).await {
+            Ok(removed) => changed += removed,
+            Err(error) => failure = Some(error),
         }
         changed += self.clean_tasks(now).await?;
         self.collect(now).await?;

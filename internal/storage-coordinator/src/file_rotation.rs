@@ -22,6 +22,7 @@ use stream_model::file::{self, File};
 use stream_model::level::Defaults;
 use stream_model::opening::{self, Opening};
 use stream_model::placement;
+use stream_model::rejects;
 use stream_model::slice::{Closing, Slice, State};
 use stream_model::trigger::Reason;
 use stream_model::{SinkKey, SliceId, Timestamp, VolumeId};
@@ -33,6 +34,9 @@ use tracing::info;
 use crate::agenda::Agenda;
 use crate::context::{Context, Surroundings};
 use crate::picture::Picture;
+
+/// The most volumes of a file whose slices for rejected records are opened in the same transaction.
+const MAX_WITH_REJECTS: usize = 50;
 
 /// What is to be done about one sink.
 #[derive(Debug)]
@@ -60,6 +64,8 @@ pub(crate) struct Open {
     pub(crate) source: Arc<Versioned<Source>>,
     pub(crate) sink: Arc<Versioned<Sink>>,
     pub(crate) volumes: Volumes,
+    /// Whether slices of rejected records are opened with it. Not where there are any: then it is up to [`crate::rejects`].
+    pub(crate) with_rejects: bool,
 }
 
 /// A file to close.
@@ -250,6 +256,7 @@ fn next(picture: &Picture<'_>, around: &Surroundings, defaults: &Defaults) -> Ne
     Next::Open(Open {
         source: Arc::clone(source),
         sink: Arc::clone(sink),
+        with_rejects: volumes.ids().len() <= MAX_WITH_REJECTS && picture.rejects().next().is_none(),
         volumes,
     })
 }
@@ -329,7 +336,11 @@ impl FileRotation {
         let now = self.context.clock.now();
         match step {
             Step::Open(open) => {
-                let Opening { file, slices } = self.plan(&open, now);
+                let Opening { file, mut slices } = self.plan(&open, now);
+                if let Some(rows) = slices.first().filter(|_| open.with_rejects) {
+                    let trigger = self.context.options.defaults.rejects;
+                    slices.extend(rejects::plan(&file, rows, &file.volumes, trigger, now));
+                }
                 let (sink, id) = (file.sink.clone(), file.id);
                 let assignment = open.volumes.assignment();
                 let opened = self

@@ -9,7 +9,8 @@ use stream_model::file::{self, File};
 use stream_model::level::Defaults;
 use stream_model::opening;
 use stream_model::placement::Candidate;
-use stream_model::slice::{self, Closing, Seal, Slice};
+use stream_model::rejects;
+use stream_model::slice::{self, Closing, Kind, Seal, Slice};
 use stream_model::statistics::{Crossed, Figures};
 use stream_model::trigger::Reason;
 use stream_model::{FileId, SinkKey, SliceId, Timestamp, VolumeId};
@@ -111,6 +112,7 @@ pub(crate) struct Scene {
     pub(crate) files: BTreeMap<FileId, File>,
     pub(crate) slices: BTreeMap<SliceId, Slice>,
     pub(crate) crossed: BTreeMap<SliceId, Crossed>,
+    pub(crate) rejects_crossed: BTreeMap<SliceId, Crossed>,
     pub(crate) current: Option<FileId>,
     next_id: u8,
 }
@@ -136,6 +138,7 @@ impl Scene {
             files: BTreeMap::new(),
             slices: BTreeMap::new(),
             crossed: BTreeMap::new(),
+            rejects_crossed: BTreeMap::new(),
             current: None,
             next_id: 1,
         }
@@ -172,6 +175,21 @@ impl Scene {
         file_id(number)
     }
 
+    /// Opens a slice of rejected records on each volume, beside the writing file. The ids count on.
+    pub(crate) fn open_rejects(&mut self, volumes: &[u8], now: Timestamp) {
+        let file = self.files[&self.current.expect("a file is writing")].clone();
+        let mut rows = self.slices.values();
+        let rows = rows.find(|slice| slice.file == file.id).cloned();
+        let volumes: Vec<_> = volumes.iter().map(|number| volume(*number)).collect();
+        let trigger = rejects::default_trigger();
+        let rows = rows.expect("the file has slices");
+        for slice in rejects::plan(&file, &rows, &volumes, trigger, now) {
+            let id = slice_id(self.next_id);
+            self.next_id += 1;
+            self.slices.insert(id, Slice { id, ..slice });
+        }
+    }
+
     pub(crate) fn cross(&mut self, slice: u8, reason: Reason, figures: Figures) {
         let slice = &self.slices[&slice_id(slice)];
         let crossed = Crossed {
@@ -182,7 +200,10 @@ impl Scene {
             figures,
             at: figures.first_at.expect("crossed slices have rows"),
         };
-        self.crossed.insert(slice.id, crossed);
+        match slice.kind {
+            Kind::Rows => self.crossed.insert(slice.id, crossed),
+            Kind::Rejects => self.rejects_crossed.insert(slice.id, crossed),
+        };
     }
 
     /// Closes, seals and, with rows, uploads a slice up to the given state.
@@ -190,6 +211,7 @@ impl Scene {
         let id = slice_id(slice);
         let mut slice = self.slices.remove(&id).expect("the slice exists");
         self.crossed.remove(&id);
+        self.rejects_crossed.remove(&id);
         let closing = Closing {
             at: now,
             reason: Reason::Interval,
@@ -259,6 +281,7 @@ impl Scene {
             files: all(&self.files),
             slices: all(&self.slices),
             crossed: all(&self.crossed),
+            rejects_crossed: all(&self.rejects_crossed),
             ..SinkNode::default()
         };
         Shown { source, sink }

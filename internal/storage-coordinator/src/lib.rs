@@ -8,6 +8,7 @@
 //! | `file_rotation` | opens the first file of a sink, closes files whose import trigger is reached and opens the next |
 //! | `slice_rotation` | closes slices whose upload trigger is reached and opens their successors |
 //! | `file_import` | imports closed files, each exactly once |
+//! | `rejects` | opens slices for rejected records where they are missing, and closes those that are full |
 //! | `cleanup` | removes staged objects and records of imported files, and finished tasks |
 //!
 //! Several coordinators share the work: each sink belongs to one of the live ones, by rendezvous hashing. While they
@@ -25,6 +26,7 @@ mod file_import;
 mod file_rotation;
 mod metrics;
 mod picture;
+mod rejects;
 mod rows;
 mod slice_rotation;
 
@@ -45,7 +47,7 @@ use stream_storage::staging::Staging;
 use stream_target::Targets;
 use tracing::info;
 
-pub use cleanup::CleanupOptions;
+pub use cleanup::{CleanupOptions, RejectsKept};
 use context::{Context, Surroundings};
 
 /// The name under which live coordinators are registered. The process registers itself; this crate only reads.
@@ -195,7 +197,7 @@ fn spawn_reconcilers(
         period: context.options.period,
         min_pause: MIN_PAUSE,
     };
-    let activators = vec![Activator::new(), Activator::new(), Activator::new()];
+    let activators: Vec<Activator> = (0..4).map(|_| Activator::new()).collect();
     let files = Arc::new(file_rotation::FileRotation::new(Arc::clone(context)));
     spawn("file-rotation", files, &activators[0], busy);
     let slices = Arc::new(slice_rotation::SliceRotation::new(Arc::clone(context)));
@@ -203,6 +205,8 @@ fn spawn_reconcilers(
     let import =
         file_import::FileImport::new(Arc::clone(context), tasks.clone(), activators[2].clone());
     spawn("file-import", Arc::new(import), &activators[2], busy);
+    let rejects = Arc::new(rejects::RejectsRotation::new(Arc::clone(context)));
+    spawn("rejects-rotation", rejects, &activators[3], busy);
     if context.options.cleanup.enabled {
         let calm = Schedule {
             period: context.options.cleanup.interval,

@@ -9,6 +9,7 @@ pub(crate) struct Metrics {
     rows: IntCounter,
     seconds: Histogram,
     pub(crate) running: IntGauge,
+    rejects_removed: IntCounterVec,
 }
 
 impl Metrics {
@@ -32,6 +33,14 @@ impl Metrics {
             "stream_import_running",
             "Imports under way. At the limit for long: imports are the bottleneck.",
         )?;
+        let rejects_removed = IntCounterVec::new(
+            Opts::new(
+                "stream_rejects_removed_records_total",
+                "Rejected records that are not kept any more, by the reason. A rise of number: a sink rejects so much that records go before their time.",
+            ),
+            &["reason"],
+        )?;
+        registry.register(Box::new(rejects_removed.clone()))?;
         registry.register(Box::new(files.clone()))?;
         registry.register(Box::new(rows.clone()))?;
         registry.register(Box::new(seconds.clone()))?;
@@ -41,6 +50,7 @@ impl Metrics {
             rows,
             seconds,
             running,
+            rejects_removed,
         })
     }
 
@@ -48,6 +58,12 @@ impl Metrics {
         self.files.with_label_values(&["ok"]).inc();
         self.rows.inc_by(rows);
         self.seconds.observe(elapsed.as_secs_f64());
+    }
+
+    pub(crate) fn rejects_removed(&self, reason: &str, records: u64) {
+        self.rejects_removed
+            .with_label_values(&[reason])
+            .inc_by(records);
     }
 
     pub(crate) fn import_failed(&self) {

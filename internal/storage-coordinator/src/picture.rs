@@ -9,7 +9,7 @@ use stream_model::definition::{Sink, Source};
 use stream_model::file::{self, File};
 use stream_model::slice::{self, Slice};
 use stream_model::statistics::{Crossed, Figures};
-use stream_model::{FileId, VolumeId};
+use stream_model::{FileId, SliceId, VolumeId};
 use stream_state::{SinkNode, SourceNode, Versioned};
 
 /// One sink at one revision.
@@ -90,6 +90,19 @@ impl<'a> Picture<'a> {
             let slice = slices.get(id)?;
             matches!(slice.value.state, slice::State::Writing).then_some((slice, &crossed.value))
         })
+    }
+
+    /// The slices of rejected records, oldest first. They belong to no file.
+    pub(crate) fn rejects(
+        &self,
+    ) -> impl DoubleEndedIterator<Item = &'a Arc<Versioned<Slice>>> + use<'a> {
+        self.sink.rejects()
+    }
+
+    /// The report that a slice of rejected records has reached a limit.
+    pub(crate) fn rejects_crossed(&self, slice: SliceId) -> Option<&'a Crossed> {
+        let crossed = self.sink.rejects_crossed.get(&slice)?;
+        Some(&crossed.value)
     }
 
     /// What is known of the rows of a file.

@@ -19,14 +19,15 @@ use stream_encoding::Encoder;
 use stream_model::definition::{Sink, Source, Table, TableKind};
 use stream_model::file::{File, State};
 use stream_model::level::{ConfiguredImport, Defaults};
+use stream_model::opening;
 use stream_model::slice::{self, Seal, Slice};
 use stream_model::statistics::{Crossed, Figures};
-use stream_model::time::SystemClock;
+use stream_model::time::{ManualClock, SystemClock};
 use stream_model::trigger::Reason;
 use stream_model::unit::Interval;
 use stream_model::{Clock, FileId, SinkKey, VolumeId};
 use stream_node::{CancellationToken, Readiness, ReconcilerMetrics, Shutdown};
-use stream_state::{Lease, Mirror, Registration, SinkNode, Store, Topology, Versioned};
+use stream_state::{Lease, Mirror, Opening, Registration, SinkNode, Store, Topology, Versioned};
 use stream_storage::staging::{Content, Staging, StagingConfig};
 use stream_storage_coordinator::{CleanupOptions, Coordinator, CoordinatorOptions, Deps};
 use stream_target::{ImportFile, Imported, RowStream, Target, TargetError, Targets};
@@ -148,6 +149,16 @@ impl Cluster {
     }
 
     async fn coordinator(&self, node: &str, cleanup: CleanupOptions) -> Coordinator {
+        self.coordinator_at(Arc::new(SystemClock), node, cleanup)
+            .await
+    }
+
+    async fn coordinator_at(
+        &self,
+        clock: Arc<dyn Clock>,
+        node: &str,
+        cleanup: CleanupOptions,
+    ) -> Coordinator {
         let registry = prometheus::Registry::new();
         // A file is due as soon as one row is known.
         let import = ConfiguredImport {
@@ -168,7 +179,7 @@ impl Cluster {
             mirror: self.mirror.clone(),
             staging: self.staging.clone(),
             targets: Targets::new().with(Arc::clone(&self.target) as Arc<dyn Target>),
-            clock: Arc::new(SystemClock),
+            clock,
             reconcilers: ReconcilerMetrics::register(&registry).expect("registered"),
             registry,
             ready: Readiness::new().register("storage-coordinator"),
@@ -178,23 +189,19 @@ impl Cluster {
         Coordinator::start(options, deps).await.expect("started")
     }
 
-    async fn create_source(&self) {
+    async fn create_source(&self) -> Source {
         let source: Source = serde_json::from_value(json!({
             "key": {"project": 1, "branch": 1, "source": "orders"},
             "kind": {"type": "http", "secret": "x"},
             "name": "Orders", "description": "", "version": version(), "created": stamp(),
         }))
         .expect("valid source");
-        self.store.create_source(source).await.expect("created");
+        let created = self.store.create_source(source).await;
+        created.expect("created").value
     }
 
     async fn create_sink(&self, id: &str) -> SinkKey {
-        let sink: Sink = serde_json::from_value(json!({
-            "key": {"project": 1, "branch": 1, "source": "orders", "sink": id},
-            "name": id, "description": "", "version": version(), "created": stamp(),
-            "table": {"type": "sqlite", "tableId": id, "mapping": {"columns": [{"type": "body", "name": "body"}]}},
-        }))
-        .expect("valid sink");
+        let sink = sink(id);
         let key = sink.key.clone();
         self.store.create_sink(sink, None).await.expect("created");
         key
@@ -329,6 +336,15 @@ impl Cluster {
     }
 }
 
+fn sink(id: &str) -> Sink {
+    serde_json::from_value(json!({
+        "key": {"project": 1, "branch": 1, "source": "orders", "sink": id},
+        "name": id, "description": "", "version": version(), "created": stamp(),
+        "table": {"type": "sqlite", "tableId": id, "mapping": {"columns": [{"type": "body", "name": "body"}]}},
+    }))
+    .expect("valid sink")
+}
+
 fn stamp() -> serde_json::Value {
     json!({"at": "2026-01-01T00:00:00.000Z", "by": {"type": "system"}})
 }
@@ -391,12 +407,10 @@ async fn racing_coordinators_open_and_close_each_file_once() {
             .filter(|file| file.value.state == State::Writing);
         assert_eq!((files.len(), writing.count()), (2, 1), "{key}");
         let slices = cluster.mirror.read(|topology| {
-            topology
-                .sink(key)
-                .map(|sink| sink.slices.len())
-                .unwrap_or_default()
+            let sink = topology.sink(key).expect("it exists");
+            (sink.slices.len(), sink.rejects().count())
         });
-        assert_eq!(slices, 2, "{key}");
+        assert_eq!(slices, (3, 1), "{key}");
     }
     for coordinator in racing {
         coordinator.stop(PATIENCE).await.expect("stopped");
@@ -539,4 +553,131 @@ async fn an_expired_file_leaves_neither_objects_nor_records_but_its_figures() {
     assert_eq!(cluster.staging.list("").await.expect("readable"), []);
     assert_eq!(cluster.target.rows(), ["one", "two"]);
     coordinator.stop(PATIENCE).await.expect("stopped");
+}
+
+/// The writing slice of rejected records.
+async fn taking_rejects(cluster: &Cluster, key: &SinkKey) -> Arc<Versioned<Slice>> {
+    cluster
+        .wait_for_sink(key, "rejected records can be kept", |sink| {
+            let mut slices = sink.rejects();
+            let slice = slices.find(|slice| slice.value.state == slice::State::Writing);
+            slice.cloned()
+        })
+        .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rejected_records_are_kept_beside_the_files_and_go_after_their_retention() {
+    let cluster = Cluster::start().await;
+    cluster.create_source().await;
+    let clock = Arc::new(ManualClock::new(SystemClock.now()));
+    let cleanup = CleanupOptions {
+        interval: Duration::from_millis(50),
+        ..CleanupOptions::default()
+    };
+    let retention = cleanup.rejects.retention;
+    let coordinator = cluster
+        .coordinator_at(Arc::clone(&clock) as Arc<dyn Clock>, "a", cleanup)
+        .await;
+    let key = cluster.create_sink("raw").await;
+    let (file, rows) = cluster.writing(&key).await;
+    let rejects = taking_rejects(&cluster, &key).await;
+    assert_eq!(rejects.value.volume, rows.value.volume);
+
+    // The file is closed while the report of the rejects waits for its least interval: it must not be lost with the file's.
+    cluster.cross(&rejects.value, 2).await;
+    clock.advance(Duration::from_secs(2));
+    cluster.cross(&rows.value, 1).await;
+    let closing = cluster.closing(&rows.value).await;
+    cluster.seal_and_upload(&closing, &["row"]).await;
+    assert_eq!(cluster.imported(&key, file.value.id).await, 1);
+    let still = taking_rejects(&cluster, &key).await;
+    assert_eq!(still.value, rejects.value);
+    clock.advance(Duration::from_secs(60));
+    // Any change makes the coordinator look at its clock again.
+    let (_, rows) = cluster.writing(&key).await;
+    cluster.cross(&rows.value, 1).await;
+    let closing = cluster.closing(&rejects.value).await;
+    let next = taking_rejects(&cluster, &key).await;
+    assert_eq!(
+        closing.value.closing().and_then(|it| it.successor),
+        Some(next.value.id)
+    );
+    let object = cluster.seal_and_upload(&closing, &["bad", "worse"]).await;
+    let object = object.expect("there are records");
+    assert_eq!(cluster.target.rows(), ["row"], "they are never imported");
+
+    // Deleting the sink ends it, and what is kept stays.
+    let switch = serde_json::from_value(
+        json!({"at": "2026-01-01T00:00:00.000Z", "by": {"type": "system"}, "directly": true}),
+    )
+    .expect("valid switch");
+    cluster
+        .store
+        .delete_sink(&key, switch)
+        .await
+        .expect("deleted");
+    let last = cluster.closing(&next.value).await;
+    assert_eq!(last.value.closing().and_then(|it| it.successor), None);
+    cluster.seal_and_upload(&last, &[]).await;
+    let objects = || async {
+        let listed = cluster.staging.list("").await.expect("readable");
+        listed.iter().any(|listed| listed.name == object)
+    };
+    clock.advance(retention - Duration::from_secs(100));
+    let empty_gone = cluster.wait_for_sink(&key, "the empty one is gone", |sink| {
+        (!sink.slices.contains_key(&last.value.id)).then_some(())
+    });
+    empty_gone.await;
+    assert!(objects().await, "its time is not over");
+    clock.advance(Duration::from_secs(200));
+    let removed = cluster
+        .wait_for_sink(&key, "the rejects are removed", |sink| {
+            let gone = sink.rejects().next().is_none();
+            sink.rejects_removed.filter(|_| gone)
+        })
+        .await;
+    assert_eq!(removed.rows, 2);
+    assert!(!objects().await);
+    coordinator.stop(PATIENCE).await.expect("stopped");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sink_of_an_older_version_gets_its_place_for_rejects() {
+    let cluster = Cluster::start().await;
+    let source = cluster.create_source().await;
+    let (sink, volumes) = (sink("raw"), [cluster.volume]);
+    let (defaults, now) = (Defaults::default(), SystemClock.now());
+    let mut random = rand::random;
+    let plan = opening::plan(&source, &sink, &defaults, &volumes, now, &mut random);
+    let opening = Opening {
+        assignment: Some(volumes.to_vec()),
+        file: plan.file,
+        slices: plan.slices,
+    };
+    let key = sink.key.clone();
+    let created = cluster.store.create_sink(sink, Some(opening)).await;
+    created.expect("created");
+    let (_, rows) = cluster.writing(&key).await;
+    let none = cluster.mirror.read(|topology| {
+        topology
+            .sink(&key)
+            .is_some_and(|sink| sink.rejects().next().is_none())
+    });
+    assert!(none, "nobody opened it");
+    let racing = [
+        cluster.coordinator("a", CleanupOptions::default()).await,
+        cluster.coordinator("b", CleanupOptions::default()).await,
+    ];
+    let rejects = taking_rejects(&cluster, &key).await;
+    assert_eq!(rejects.value.volume, rows.value.volume);
+    let (_, same) = cluster.writing(&key).await;
+    assert_eq!(same.value.id, rows.value.id, "the rows are left alone");
+    for coordinator in racing {
+        coordinator.stop(PATIENCE).await.expect("stopped");
+    }
+    let count = cluster
+        .mirror
+        .read(|topology| topology.sink(&key).map(|sink| sink.rejects().count()));
+    assert_eq!(count, Some(1));
 }

@@ -14,7 +14,7 @@ use stream_state::{Lease, Mirror, NodeRegistration, Store};
 use stream_storage::local;
 use stream_storage::staging::Staging;
 use stream_storage::wire::direct::Direct;
-use stream_storage_coordinator::{CleanupOptions, Coordinator, CoordinatorOptions};
+use stream_storage_coordinator::{CleanupOptions, Coordinator, CoordinatorOptions, RejectsKept};
 use stream_storage_node::{
     OpenVolumes, Reader, ReaderDeps, ReaderOptions, Writer, WriterDeps, WriterOptions,
 };
@@ -132,6 +132,10 @@ impl Common {
                 interval: cleanup.interval.0,
                 retention: cleanup.archived_file_expiration.0,
                 archived_files_per_sink: cleanup.archived_file_retention_per_sink,
+                rejects: RejectsKept {
+                    retention: config.storage.rejects.retention.0,
+                    objects_per_sink: config.storage.rejects.max_objects_per_sink,
+                },
                 ..CleanupOptions::default()
             },
             ..CoordinatorOptions::default()

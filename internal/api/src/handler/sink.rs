@@ -6,7 +6,7 @@ use hyper::StatusCode;
 use stream_model::definition::sink::Switch;
 use stream_model::definition::{MAX_CHILDREN, Settings, Sink, Source, Table};
 use stream_model::placement::{Candidate, assign};
-use stream_model::{SinkKey, SourceKey, VolumeId, opening};
+use stream_model::{SinkKey, SourceKey, VolumeId, opening, rejects};
 use stream_state::keyspace::Key;
 use stream_state::{Opening, StateError, Store, Versioned};
 use tracing::{debug, info};
@@ -26,6 +26,9 @@ use crate::view::sink::{SinkView, SinksView};
 
 /// How often a sink is created together with its first file. Then without: the coordinator opens what has none.
 const OPENING_TRIES: u32 = 3;
+
+/// The most volumes of a sink whose slices for rejected records are opened together with it.
+const MAX_WITH_REJECTS: usize = 50;
 
 /// `GET S`
 pub(crate) async fn list(context: &Context, call: &Call) -> Result<Answer, ApiError> {
@@ -221,10 +224,16 @@ async fn first_opening(context: &Context, sink: &Sink) -> Result<Option<Opening>
         now,
         &mut random_bytes::<10>,
     );
+    let mut slices = plan.slices;
+    // With many volumes they would not fit into the transaction: the coordinator opens them at once after it.
+    if let Some(rows) = slices.first().filter(|_| volumes.len() <= MAX_WITH_REJECTS) {
+        let trigger = context.defaults.rejects;
+        slices.extend(rejects::plan(&plan.file, rows, &volumes, trigger, now));
+    }
     Ok(Some(Opening {
         assignment,
         file: plan.file,
-        slices: plan.slices,
+        slices,
     }))
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use stream_model::slice::State;
+use stream_model::slice::{Kind, Slice, State};
 use stream_model::statistics::{Crossed, Figures};
 use stream_model::trigger::Reason;
 use stream_model::{BranchId, BranchKey, Clock, ProjectId, SinkKey, SourceKey, VolumeId};
@@ -227,7 +227,7 @@ async fn a_sink_of_an_unknown_source_is_refused() {
     );
     world.source("Orders").await;
     let not_found = (404, "stream.api.sinkNotFound".to_owned());
-    for path in ["", "/settings", "/statistics/total"] {
+    for path in ["", "/settings", "/statistics/total", "/rejected"] {
         let path = format!("{SINKS}/raw{path}");
         assert_eq!(
             world.client.refused("GET", &path, None).await,
@@ -319,12 +319,14 @@ async fn a_new_sink_takes_rows_at_once_on_the_volumes_of_its_source() {
             let sink = topology
                 .sink(&key)
                 .expect("mirrored when the task has ended");
-            let volumes = sink
-                .slices
-                .values()
-                .map(|slice| slice.value.volume)
-                .collect();
-            (sink.current.is_some(), volumes)
+            let on = |kind: Kind| -> Vec<VolumeId> {
+                let slices = sink.slices.values();
+                let slices = slices.filter(|slice| slice.value.kind == kind);
+                slices.map(|slice| slice.value.volume).collect()
+            };
+            // What the sink rejects is kept where its rows are.
+            assert_eq!(on(Kind::Rows), on(Kind::Rejects));
+            (sink.current.is_some(), on(Kind::Rows))
         })
     };
     assert_eq!(
@@ -348,6 +350,77 @@ async fn a_new_sink_takes_rows_at_once_on_the_volumes_of_its_source() {
     world.stop().await.expect("stopped");
 }
 
+/// The only slice of that kind.
+fn opened(world: &World, key: &SinkKey, kind: Kind) -> Slice {
+    world.base.mirror.read(|topology| {
+        let sink = topology.sink(key).expect("mirrored");
+        let mut slices = sink.slices.values();
+        let slice = slices.find(|slice| slice.value.kind == kind);
+        slice.expect("opened").value.clone()
+    })
+}
+
+/// What a writer does when the slice has reached a limit, with 5 rows.
+async fn cross(world: &World, slice: &Slice) {
+    let at = world.base.clock.now();
+    world.base.clock.advance(Duration::from_secs(1));
+    let crossed = Crossed {
+        sink: slice.sink.clone(),
+        slice: slice.id,
+        volume: slice.volume,
+        reason: Reason::Count,
+        figures: Figures {
+            rows: 5,
+            raw_bytes: 100,
+            bytes: 30,
+            first_at: Some(at),
+            last_at: Some(at),
+        },
+        at,
+    };
+    world.base.store.put_crossed(crossed).await.expect("stored");
+}
+
+#[tokio::test]
+async fn rejected_records_are_listed_and_counted_apart_from_the_others() {
+    let world = World::start().await;
+    world.source("Orders").await;
+    register_volume(&world, VolumeId::from_bytes([7; 16])).await;
+    world.sink("Raw").await;
+    let slice = opened(&world, &sink_key("raw"), Kind::Rejects);
+    let path = format!("{SINKS}/raw/rejected");
+    let figures = json!({"recordsCount": 0, "compressedSize": 0, "uncompressedSize": 0});
+    let mut shown = json!({
+        "projectId": 1, "branchId": 1, "sourceId": "orders", "sinkId": "raw",
+        "page": {"limit": 100, "totalCount": 1, "afterId": "", "lastId": slice.id},
+        "rejected": [{
+            "sliceId": slice.id, "state": "writing", "volumeId": slice.volume,
+            "compression": {"type": "zstd", "level": 1}, "openedAt": slice.opened_at,
+            "statistics": figures,
+        }],
+    });
+    assert_eq!(world.client.get(&path).await.json(), shown);
+    cross(&world, &slice).await;
+    let figures = json!({
+        "firstRecordAt": "2026-01-01T00:00:00.000Z", "lastRecordAt": "2026-01-01T00:00:00.000Z",
+        "recordsCount": 5, "compressedSize": 30, "uncompressedSize": 100,
+    });
+    shown["rejected"][0]["statistics"] = figures.clone();
+    let reached = async { while world.client.get(&path).await.json() != shown {} };
+    let reached = tokio::time::timeout(PATIENCE, reached).await;
+    reached.expect("mirrored");
+    let total = format!("{SINKS}/raw/statistics/total");
+    let none = json!({"recordsCount": 0, "compressedSize": 0, "uncompressedSize": 0});
+    assert_eq!(
+        world.client.get(&total).await.json(),
+        json!({"total": none, "levels": {}, "rejected": figures})
+    );
+    let next = format!("{path}?limit=1&afterId={}", slice.id);
+    let next = world.client.get(&next).await.json();
+    assert_eq!(next["rejected"], json!([]));
+    world.stop().await.expect("stopped");
+}
+
 #[tokio::test]
 async fn statistics_show_what_crossed_a_limit_and_leave_out_empty_levels() {
     let world = World::start().await;
@@ -364,30 +437,9 @@ async fn statistics_show_what_crossed_a_limit_and_leave_out_empty_levels() {
         })
     );
     let key = sink_key("raw");
-    let slice = world.base.mirror.read(|topology| {
-        let slice = topology
-            .sink(&key)
-            .and_then(|sink| sink.slices.values().next());
-        slice.expect("opened").value.clone()
-    });
+    let slice = opened(&world, &key, Kind::Rows);
     assert_eq!(slice.state, State::Writing);
-    let at = world.base.clock.now();
-    world.base.clock.advance(Duration::from_secs(1));
-    let crossed = Crossed {
-        sink: key,
-        slice: slice.id,
-        volume: slice.volume,
-        reason: Reason::Count,
-        figures: Figures {
-            rows: 5,
-            raw_bytes: 100,
-            bytes: 30,
-            first_at: Some(at),
-            last_at: Some(at),
-        },
-        at,
-    };
-    world.base.store.put_crossed(crossed).await.expect("stored");
+    cross(&world, &slice).await;
     let shown = async {
         loop {
             let statistics = world.client.get(&path).await.json();

@@ -3,6 +3,7 @@
 pub(crate) mod aggregation;
 pub(crate) mod file;
 pub(crate) mod page;
+pub(crate) mod rejects;
 pub(crate) mod settings;
 pub(crate) mod sink;
 pub(crate) mod source;

@@ -1,7 +1,7 @@
 //! How many rows of a sink are where.
 //!
 //! The figures of closed slices are exact. Those of a slice that still takes rows are known only once it has reached a
-//! limit of its trigger, so the local level lags behind by at most one slice per volume.
+//! limit of its trigger, so the local level lags behind by at most one slice per volume. So do those of rejected records.
 
 use serde::Serialize;
 use stream_model::file;
@@ -15,6 +15,9 @@ use stream_state::SinkNode;
 pub(crate) struct StatisticsView {
     total: FiguresView,
     levels: LevelsView,
+    /// Records that the sink refused. Not in the total.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rejected: Option<FiguresView>,
 }
 
 #[derive(Debug, Serialize)]
@@ -29,7 +32,7 @@ struct LevelsView {
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct FiguresView {
+pub(crate) struct FiguresView {
     #[serde(skip_serializing_if = "Option::is_none")]
     first_record_at: Option<Timestamp>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -57,6 +60,7 @@ pub(crate) struct ByLevel {
     local: Figures,
     staging: Figures,
     target: Figures,
+    rejected: Figures,
 }
 
 impl ByLevel {
@@ -64,6 +68,7 @@ impl ByLevel {
     pub(crate) fn of_sink(sink: &SinkNode) -> Self {
         let mut sums = Self::of_slices(sink, |_| true);
         sums.target.add(&sink.removed.unwrap_or_default());
+        sums.rejected = super::rejects::figures(sink);
         sums
     }
 
@@ -75,7 +80,7 @@ impl ByLevel {
     fn of_slices(sink: &SinkNode, counts: impl Fn(&Slice) -> bool) -> Self {
         let mut sums = Self::default();
         let slices = sink.slices.values().map(|slice| &slice.value);
-        for slice in slices.filter(|slice| counts(slice)) {
+        for slice in slices.filter(|slice| slice.kind.is_rows() && counts(slice)) {
             let crossed = || {
                 sink.crossed
                     .get(&slice.id)
@@ -117,6 +122,7 @@ impl From<ByLevel> for StatisticsView {
         Self {
             total: total.into(),
             levels,
+            rejected: shown(sums.rejected),
         }
     }
 }
@@ -127,6 +133,7 @@ mod tests {
 
     use serde_json::{Value, json};
     use stream_model::file::File;
+    use stream_model::slice::Kind;
     use stream_model::statistics::Crossed;
     use stream_model::{FileId, SliceId};
     use stream_state::Versioned;
@@ -197,12 +204,23 @@ mod tests {
             rows: 10_000,
             ..Figures::default()
         });
+        node.rejects_removed = Some(Figures {
+            rows: 5,
+            ..Figures::default()
+        });
+        let mut rejects = Slice::clone(&node.slices[&SliceId::from_bytes([4; 16])].value);
+        rejects.id = SliceId::from_bytes([9; 16]);
+        (rejects.kind, rejects.file) = (Kind::Rejects, FileId::none());
+        let rejects = Arc::new(Versioned::new(rejects, 1));
+        node.slices.insert(rejects.value.id, rejects);
         let sums = ByLevel::of_sink(&node);
+        assert_eq!(sums.rejected.rows, 105);
         let rows = (sums.local.rows, sums.staging.rows, sums.target.rows);
         assert_eq!(rows, (11, 100, 11_000));
         let view = serde_json::to_value(StatisticsView::from(sums)).expect("serialises");
         assert_eq!(view["total"]["recordsCount"], 11_111);
         assert_eq!(view["levels"]["staging"]["uncompressedSize"], 1_000);
+        assert_eq!(view["rejected"]["recordsCount"], 105);
         assert_eq!(view["levels"]["staging"]["compressedSize"], 300);
     }
 }

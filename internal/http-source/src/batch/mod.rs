@@ -13,18 +13,21 @@
 //! A batch owns everything that hangs on it: the waiting requests ([`Promise`]), their share of the memory budget, and
 //! its weight in the load of the lane. Whatever way it ends, even by a panic of the lane, the requests are answered.
 
+mod outlet;
+mod packed;
 mod sent;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use bytes::Bytes;
 use stream_encoding::CompressError;
+use stream_model::Timestamp;
 use stream_model::level::Durability;
-use stream_model::{SliceId, Timestamp};
-use stream_storage::wire;
 use tokio::time::Instant;
 
+use outlet::SinkRows;
+pub(crate) use outlet::{Kept, Outlet};
+use packed::Packed;
 pub(crate) use sent::{Bound, Cause, InFlight, Place, Unwritten, Verdict};
 
 use crate::admission::Reservation;
@@ -32,50 +35,23 @@ use crate::completion::{Completion, Failure, Outcome, Rejected, Ticket};
 use crate::frames;
 use crate::mapper::{Mapped, Mapper, Received};
 use crate::position::Positions;
-use crate::route::{Plan, Target};
+use crate::route::{Plan, VolumeRoute};
 
 /// Buffers larger than this are not kept for the next batch, so that a thousand idle sources do not hold on to memory.
 const KEPT_BUFFER_BYTES: usize = 32 << 10;
-
-/// The rows of one sink.
-#[derive(Debug, Default)]
-struct SinkRows {
-    csv: Vec<u8>,
-    rows: u32,
-    times: Option<(Timestamp, Timestamp)>,
-}
-
-impl SinkRows {
-    fn push(&mut self, row: &[u8], at: Timestamp) {
-        if row.is_empty() {
-            return;
-        }
-        self.csv.extend_from_slice(row);
-        self.rows += 1;
-        self.times = Some(
-            self.times
-                .map_or((at, at), |(first, last)| (first.min(at), last.max(at))),
-        );
-    }
-
-    fn clear(&mut self) {
-        self.csv.clear();
-        self.rows = 0;
-        self.times = None;
-    }
-}
 
 /// Memory of a finished batch, for the next one.
 #[derive(Debug, Default)]
 pub(crate) struct Buffers {
     rows: Vec<SinkRows>,
+    rejects: Vec<SinkRows>,
     records: Vec<Received>,
 }
 
 impl Buffers {
     fn recycle(mut self) -> Self {
         self.records.clear();
-        for rows in &mut self.rows {
+        for rows in self.rows.iter_mut().chain(&mut self.rejects) {
             rows.clear();
             rows.csv.shrink_to(KEPT_BUFFER_BYTES);
         }
@@ -166,7 +142,11 @@ impl Open {
         now: Instant,
         deadline: Instant,
     ) -> Self {
-        let Buffers { mut rows, records } = buffers;
+        let Buffers {
+            mut rows,
+            rejects,
+            records,
+        } = buffers;
         rows.resize_with(plan.sinks.len(), SinkRows::default);
         let promise = Promise {
             completion: Arc::new(Completion::default()),
@@ -175,6 +155,7 @@ impl Open {
         };
         let gathered = Gathered {
             rows,
+            rejects,
             records,
             rejected: Rejected::new(),
             raw_bytes: 0,
@@ -240,6 +221,8 @@ impl Open {
 /// A batch of which it is certain that nothing is written.
 pub(crate) struct Gathered {
     rows: Vec<SinkRows>,
+    /// What the sinks reject; shorter than the plan as long as nothing is.
+    rejects: Vec<SinkRows>,
     records: Vec<Received>,
     rejected: Rejected,
     raw_bytes: usize,
@@ -257,6 +240,10 @@ impl Gathered {
         }
         self.raw_bytes += mapped.bytes();
         if !mapped.rejections.is_empty() {
+            self.rejects.resize_with(self.rows.len(), SinkRows::default);
+            for (sink, row) in mapped.rejected_rows() {
+                self.rejects[sink].push(row, at);
+            }
             self.rejected
                 .insert(index, std::mem::take(&mut mapped.rejections));
         }
@@ -287,17 +274,9 @@ impl Gathered {
         self.deadline
     }
 
-    /// Whether no sink takes any of the records.
+    /// Whether no sink takes any of the records, and none is kept as rejected.
     pub fn is_empty(&self) -> bool {
-        self.rows.iter().all(|rows| rows.rows == 0)
-    }
-
-    /// The positions of the sinks that have rows.
-    pub fn sinks(&self) -> impl Iterator<Item = usize> {
-        let sinks = self.rows.iter().enumerate();
-        sinks
-            .filter(|(_, rows)| rows.rows > 0)
-            .map(|(sink, _)| sink)
+        self.outlets().next().is_none()
     }
 
     /// Moves its weight to another lane.
@@ -309,6 +288,8 @@ impl Gathered {
     #[must_use]
     pub fn map_again(mut self, plan: &Arc<Plan>, mapper: &Mapper) -> Self {
         self.rows.iter_mut().for_each(SinkRows::clear);
+        self.rejects.iter_mut().for_each(SinkRows::clear);
+        self.rejects.truncate(plan.sinks.len());
         self.rows.resize_with(plan.sinks.len(), SinkRows::default);
         self.rejected.clear();
         self.raw_bytes = 0;
@@ -325,27 +306,33 @@ impl Gathered {
         self
     }
 
-    /// Compresses the rows for these slices. CPU work in proportion to [`Self::raw_bytes`].
+    /// Compresses the rows for the slices of a volume, which has one for each of its outlets. CPU work in proportion to
+    /// [`Self::raw_bytes`].
     ///
     /// # Errors
     /// The batch, when compression fails.
-    pub fn compress(self, targets: Arc<[Target]>) -> Result<Packed, (Self, CompressError)> {
+    pub fn compress(self, here: &VolumeRoute) -> Result<Packed, (Self, CompressError)> {
         let mut frames = Vec::with_capacity(self.rows.len());
-        for (rows, target) in self.rows.iter().zip(&*targets) {
-            if rows.rows == 0 {
-                frames.push(Bytes::new());
-                continue;
-            }
+        let mut failure = None;
+        for (outlet, rows) in self.outlets() {
+            let target = here.target(outlet);
+            let target = target.expect("rejects without a slice were given up");
             match frames::compress(target.compression, &rows.csv) {
-                Ok(frame) => frames.push(frame),
-                Err(error) => return Err((self, error)),
+                Ok(frame) => frames.push((outlet, target, frame)),
+                Err(error) => {
+                    failure = Some(error);
+                    break;
+                }
             }
         }
-        Ok(Packed {
-            gathered: self,
-            targets,
-            frames,
-        })
+        match failure {
+            Some(error) => Err((self, error)),
+            None => Ok(Packed {
+                gathered: self,
+                frames,
+                weakest: here.weakest(),
+            }),
+        }
     }
 
     /// Answers that nothing was written.
@@ -366,52 +353,9 @@ impl Gathered {
     fn into_buffers(self) -> Buffers {
         Buffers {
             rows: self.rows,
+            rejects: self.rejects,
             records: self.records,
         }
         .recycle()
-    }
-}
-
-/// A batch with the frames for its slices.
-pub(crate) struct Packed {
-    gathered: Gathered,
-    targets: Arc<[Target]>,
-    frames: Vec<Bytes>,
-}
-
-impl Packed {
-    /// Gives each part its number. `next` is called once for each slice and must count the number as used.
-    pub fn bind(self, mut next: impl FnMut(SliceId) -> u64) -> Bound {
-        let Self {
-            gathered,
-            targets,
-            frames,
-        } = self;
-        let mut parts = Vec::with_capacity(frames.len());
-        let mut sinks = Vec::with_capacity(frames.len());
-        let columns = gathered.rows.iter().zip(&*targets).zip(frames);
-        for (sink, ((rows, target), frame)) in columns.enumerate() {
-            let Some((first_at, last_at)) = rows.times else {
-                continue;
-            };
-            sinks.push(sink);
-            parts.push(wire::Part {
-                slice: target.slice,
-                seq: next(target.slice),
-                rows: rows.rows,
-                raw_bytes: u32::try_from(rows.csv.len()).expect("a batch is far below 4 GiB"),
-                first_at,
-                last_at,
-                compression: target.compression,
-                frame,
-            });
-        }
-        let weakest = targets.iter().map(|target| target.durability).max();
-        Bound {
-            gathered,
-            batch: wire::Batch { parts },
-            sinks,
-            durability: weakest.unwrap_or(Durability::Disk),
-        }
     }
 }

@@ -7,7 +7,7 @@ use stream_model::level::Durability;
 use stream_storage::wire::{self, Answer, Pending, Unknown};
 use tokio::time::Instant;
 
-use super::{Buffers, Gathered};
+use super::{Buffers, Gathered, Kept, Outlet};
 use crate::completion::Failure;
 use crate::link::Linked;
 use crate::position::Positions;
@@ -17,8 +17,8 @@ use crate::position::Positions;
 pub(crate) struct Bound {
     pub(super) gathered: Gathered,
     pub(super) batch: wire::Batch,
-    /// The position in the plan of the sink of each part.
-    pub(super) sinks: Vec<usize>,
+    /// Where each part goes.
+    pub(super) outlets: Vec<Outlet>,
     pub(super) durability: Durability,
 }
 
@@ -28,7 +28,7 @@ impl Bound {
         let Self {
             mut gathered,
             batch,
-            sinks,
+            outlets,
             durability,
         } = self;
         let places = batch.parts.iter().map(|part| Place {
@@ -41,7 +41,7 @@ impl Bound {
         InFlight {
             gathered,
             places,
-            sinks,
+            outlets,
             durability,
             pending,
             generation: link.generation,
@@ -98,8 +98,8 @@ pub(crate) enum Cause {
 pub(crate) struct InFlight {
     gathered: Gathered,
     places: Vec<Place>,
-    /// The position in the plan of the sink of each place.
-    sinks: Vec<usize>,
+    /// What each place is of.
+    outlets: Vec<Outlet>,
     durability: Durability,
     pending: Pending<Answer>,
     generation: u64,
@@ -155,8 +155,8 @@ impl InFlight {
     /// Answers that the batch is written.
     pub fn commit(mut self) -> Buffers {
         let rejected = std::mem::take(&mut self.gathered.rejected);
-        let sinks = std::mem::take(&mut self.sinks).into_iter();
-        let positions = Positions::new(sinks.zip(self.places).collect());
+        let outlets = std::mem::take(&mut self.outlets).into_iter();
+        let positions = Positions::new(outlets.zip(self.places).collect());
         let promise = &self.gathered.promise;
         promise.settle_at(Ok(self.durability), rejected, positions);
         self.gathered.into_buffers()
@@ -181,6 +181,11 @@ impl InFlight {
         let mut gathered = self.gathered;
         gathered.promise.sent = false;
         gathered
+    }
+
+    /// The rejected records in it.
+    pub fn kept(&self) -> Kept {
+        self.gathered.kept()
     }
 
     /// Number of records.

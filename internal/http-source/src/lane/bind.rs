@@ -38,16 +38,18 @@ impl Owner {
         let Some(here) = here else {
             return Err(self.move_away(batch, &ready.volumes));
         };
-        let batch = self.map_if_changed(batch, ready).await?;
+        let mut batch = self.map_if_changed(batch, ready).await?;
+        let unkept = batch.give_up_rejects(here);
+        self.around.metrics.unkept_rejects.inc_by(unkept);
         if batch.is_empty() {
             self.lane.recycle(batch.finish_empty(here.weakest()));
             return Err(Obstacle::Settled);
         }
-        let targets: Vec<Target> = batch.sinks().map(|sink| here.targets[sink]).collect();
-        self.forget_unused(&here.targets);
+        let targets = batch.targets(here);
+        self.forget_unused(here);
         let (batch, link) = self.open_slices(batch, &targets).await?;
-        let all = Arc::clone(&here.targets);
-        let packed = offload(batch.raw_bytes(), move || batch.compress(all)).await;
+        let all = here.clone();
+        let packed = offload(batch.raw_bytes(), move || batch.compress(&all)).await;
         match packed {
             Some(Ok(packed)) => {
                 let numbers = &mut self.numbers;
@@ -153,8 +155,11 @@ impl Owner {
     }
 
     /// Numbers and seals of slices that are used no more. Safe to forget: a slice that is used again is opened again.
-    fn forget_unused(&mut self, targets: &[Target]) {
-        let is_target = |slice: &SliceId| targets.iter().any(|target| target.slice == *slice);
+    fn forget_unused(&mut self, here: &VolumeRoute) {
+        let is_target = |slice: &SliceId| {
+            let mut targets = here.targets.iter().chain(here.rejects.iter().flatten());
+            targets.any(|target| target.slice == *slice)
+        };
         let in_flight: BTreeSet<_> = self
             .flight
             .iter()

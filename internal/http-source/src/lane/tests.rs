@@ -366,6 +366,7 @@ fn two_volumes() -> (Rig, Rig) {
         volume: volume_id(id),
         lane: rig.lane.clone(),
         targets: [target(slice(id))].into(),
+        rejects: [None].into(),
     });
     rig.directory.set_route(Route {
         source: source(),

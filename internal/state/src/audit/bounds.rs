@@ -23,11 +23,11 @@ const MAX_SLICE: usize = 4096;
 const fn most_bytes(key: &Key) -> Option<usize> {
     match key {
         Key::Current(_) => Some(60),
-        Key::Removed(_) => Some(200),
+        Key::Removed(_) | Key::RejectsRemoved(_) => Some(200),
         Key::Figures(_) | Key::Token(_) => Some(300),
         // The id of a node alone may have 253.
         Key::Incarnation(_) | Key::Forgotten(_) => Some(400),
-        Key::Crossed(..) => Some(600),
+        Key::Crossed(..) | Key::RejectsCrossed(..) => Some(600),
         Key::Registration(_) | Key::Node { .. } | Key::Lock(_) => Some(1024),
         Key::Assignment(_) => Some(4096),
         Key::Schema

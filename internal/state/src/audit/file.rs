@@ -83,7 +83,8 @@ impl SinkFiles<'_> {
         if let Some(current) = self.of_sink.current {
             named.entry(current).or_default().0 = true;
         }
-        for slice in self.of_sink.slices.values() {
+        let slices = self.of_sink.slices.values();
+        for slice in slices.filter(|slice| slice.kind.is_rows()) {
             named.entry(slice.file).or_default().1 += 1;
         }
         for (file, (is_current, slices)) in named {

@@ -59,6 +59,8 @@ pub(super) struct OfSink {
     pub(super) slices: BTreeMap<SliceId, Slice>,
     pub(super) crossed: BTreeMap<SliceId, Crossed>,
     pub(super) removed: Option<Figures>,
+    pub(super) rejects_crossed: BTreeMap<SliceId, Crossed>,
+    pub(super) rejects_removed: Option<Figures>,
 }
 
 /// What is known of a volume.
@@ -151,6 +153,8 @@ impl Picture {
             | Key::SinkVersion(..)
             | Key::Current(_)
             | Key::Removed(_)
+            | Key::RejectsRemoved(_)
+            | Key::RejectsCrossed(..)
             | Key::File(..)
             | Key::Slice(..)
             | Key::Crossed(..) => self.take_of_sink(key, entry)?,
@@ -182,6 +186,14 @@ impl Picture {
                 self.of_sink(id).current = Some(current.file);
             }
             Key::Removed(id) => self.of_sink(id).removed = Some(read(entry, |_| true)?),
+            Key::RejectsRemoved(id) => {
+                self.of_sink(id).rejects_removed = Some(read(entry, |_| true)?);
+            }
+            Key::RejectsCrossed(sink, id) => {
+                let of = |crossed: &Crossed| crossed.slice == *id && crossed.sink == *sink;
+                let crossed = read(entry, of)?;
+                self.of_sink(sink).rejects_crossed.insert(*id, crossed);
+            }
             Key::File(sink, id) => {
                 let value = read(entry, |file: &File| file.id == *id && file.sink == *sink)?;
                 let revision = entry.revision;

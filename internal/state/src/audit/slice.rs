@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, HashMap};
 
 use stream_model::file::{File, State as FileState};
 use stream_model::invariant;
-use stream_model::slice::{Slice, State};
+use stream_model::slice::{Kind, Slice, State};
+use stream_model::statistics::Crossed;
 use stream_model::{FileId, SinkKey, SliceId, VolumeId};
 
 use super::picture::{OfSink, Picture};
@@ -28,14 +29,17 @@ pub(super) fn check(picture: &Picture, findings: &mut Vec<Finding>) {
         for slice in of_sink.slices.values() {
             match of_sink.files.get(&slice.file) {
                 Some(file) => sink.check_in_file(slice, &file.value, findings),
-                None => sink.check_owner(slice, &owners, findings),
+                None if slice.kind.is_rows() => sink.check_owner(slice, &owners, findings),
+                // Rejected records belong to no file.
+                None => {}
             }
             sink.check_content(slice, findings);
             sink.check_sealer(slice, findings);
         }
         sink.check_writing(findings);
         sink.check_predecessors(findings);
-        sink.check_crossed(findings);
+        sink.check_crossed(Kind::Rows, &of_sink.crossed, findings);
+        sink.check_crossed(Kind::Rejects, &of_sink.rejects_crossed, findings);
     }
 }
 
@@ -141,12 +145,18 @@ impl SinkSlices<'_> {
         }
     }
 
-    fn check_crossed(&self, findings: &mut Vec<Finding>) {
-        for (id, crossed) in &self.of_sink.crossed {
+    fn check_crossed(
+        &self,
+        kind: Kind,
+        reports: &BTreeMap<SliceId, Crossed>,
+        findings: &mut Vec<Finding>,
+    ) {
+        for (id, crossed) in reports {
             let detail = match self.of_sink.slices.get(id) {
                 Some(slice) if slice.state != State::Writing => {
                     format!("the slice is {}", slice.state.name())
                 }
+                Some(slice) if slice.kind != kind => "the slice holds something else".to_owned(),
                 Some(slice) if slice.volume != crossed.volume => {
                     let (noted, own) = (crossed.volume, slice.volume);
                     format!("noted by volume {noted}, the slice is on {own}")
@@ -156,7 +166,10 @@ impl SinkSlices<'_> {
                 }
                 Some(_) | None => continue,
             };
-            let key = Key::Crossed(self.key.clone(), *id);
+            let key = match kind {
+                Kind::Rows => Key::Crossed(self.key.clone(), *id),
+                Kind::Rejects => Key::RejectsCrossed(self.key.clone(), *id),
+            };
             findings.push(rule::CROSSED.broken(key, detail));
         }
     }

@@ -150,6 +150,7 @@ impl Tree {
         if let Some(removed) = &of_sink.removed {
             self.line(3, &format!("cleaned up: {}", figures(removed)));
         }
+        self.add_rejects(of_sink);
         for (id, file) in &of_sink.files {
             let current = match of_sink.current == Some(*id) {
                 true => ", current",
@@ -168,11 +169,25 @@ impl Tree {
             }
         }
         let lost = of_sink.slices.values();
-        let lost = lost.filter(|slice| !of_sink.files.contains_key(&slice.file));
+        let lost =
+            lost.filter(|slice| slice.kind.is_rows() && !of_sink.files.contains_key(&slice.file));
         for slice in lost {
             let (id, file) = (slice.id, slice.file);
             let text = self.slice(slice, of_sink.crossed.get(&id));
             self.line(3, &format!("slice {id} of missing file {file}: {text}"));
+        }
+    }
+
+    fn add_rejects(&mut self, of_sink: &OfSink) {
+        if let Some(removed) = &of_sink.rejects_removed {
+            let text = format!("rejected records not kept any more: {}", figures(removed));
+            self.line(3, &text);
+        }
+        let slices = of_sink.slices.values();
+        for slice in slices.filter(|slice| !slice.kind.is_rows()) {
+            let crossed = of_sink.rejects_crossed.get(&slice.id);
+            let text = self.slice(slice, crossed);
+            self.line(3, &format!("rejected records, slice {}: {text}", slice.id));
         }
     }
 

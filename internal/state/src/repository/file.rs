@@ -30,7 +30,7 @@ pub struct Opening {
     pub assignment: Option<Vec<VolumeId>>,
     /// The file.
     pub file: File,
-    /// One slice per volume of the file.
+    /// One slice per volume of the file. Slices of rejected records may be opened with it.
     pub slices: Vec<Slice>,
 }
 
@@ -102,17 +102,20 @@ impl Opening {
             return broken("no file is opened for a disabled or deleted sink");
         }
         let own = self.slices.iter().all(|slice| {
-            slice.file == file.id
+            (slice.file == file.id || !slice.kind.is_rows())
                 && slice.sink == file.sink
                 && slice.mapping_version == file.mapping_version
                 && slice.state == slice::State::Writing
+                && invariant::check_slice(slice, slice).is_ok()
         });
         if !own {
             return broken("a file is opened with writing slices of its own");
         }
-        let volumes: BTreeSet<VolumeId> = self.slices.iter().map(|slice| slice.volume).collect();
+        let rows = self.slices.iter().filter(|slice| slice.kind.is_rows());
+        let volumes: Vec<VolumeId> = rows.map(|slice| slice.volume).collect();
+        let distinct: BTreeSet<VolumeId> = volumes.iter().copied().collect();
         let declared: BTreeSet<VolumeId> = file.volumes.iter().copied().collect();
-        if self.slices.is_empty() || volumes.len() != self.slices.len() || volumes != declared {
+        if volumes.is_empty() || volumes.len() != distinct.len() || distinct != declared {
             return broken("a file is opened with one slice on each of its volumes");
         }
         Ok(())

@@ -14,6 +14,7 @@ use super::definition::UPDATE_TRIES;
 use super::file::slice_key;
 use super::sink::Volumes;
 use super::slice::apply;
+use super::statistics::crossed_key;
 use super::volume::{Incarnation, Registration};
 use crate::error::StateError;
 use crate::keyspace::{Key, prefix};
@@ -162,7 +163,7 @@ impl Store {
         for slice in slices {
             let given_up = apply(&slice.value, Event::Forget { incarnation, at })?;
             let key = slice_key(&given_up);
-            let crossed = Key::Crossed(given_up.sink.clone(), given_up.id);
+            let crossed = crossed_key(&given_up);
             txn = txn
                 .unmodified(&key, slice.revision)
                 .write(&key, &Written::over(slice, given_up))

@@ -5,6 +5,7 @@ pub(crate) mod file;
 pub(crate) mod forget;
 pub(crate) mod import;
 pub(crate) mod node;
+mod rejects;
 pub(crate) mod sink;
 pub(crate) mod slice;
 pub(crate) mod source;

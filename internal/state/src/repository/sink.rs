@@ -97,7 +97,12 @@ impl Store {
             let mut txn = put_definition(txn, old, &new);
             if let Some(opening) = &open {
                 let number = new.value.version.number;
-                let opening = opening.clone().with_mapping_version(number);
+                let mut opening = opening.clone().with_mapping_version(number);
+                if old.is_some() {
+                    // The deleted sink may still have slices of rejected records. The coordinator sees them, and opens
+                    // what is missing.
+                    opening.slices.retain(|slice| slice.kind.is_rows());
+                }
                 txn = opening.add_to(txn, &new.value)?;
             }
             match txn.commit_as(new).await {

@@ -1,7 +1,7 @@
 //! Figures: limits that slices have reached, and what cleaned-up slices contained.
 
 use stream_model::SinkKey;
-use stream_model::slice::{Slice, State};
+use stream_model::slice::{Kind, Slice, State};
 use stream_model::statistics::{Crossed, Figures};
 
 use super::definition::UPDATE_TRIES;
@@ -9,6 +9,14 @@ use crate::error::StateError;
 use crate::keyspace::Key;
 use crate::store::{Store, Versioned};
 use crate::txn::Tries;
+
+/// Where it is noted that a slice has reached a limit.
+pub(crate) fn crossed_key(slice: &Slice) -> Key {
+    match slice.kind {
+        Kind::Rows => Key::Crossed(slice.sink.clone(), slice.id),
+        Kind::Rejects => Key::RejectsCrossed(slice.sink.clone(), slice.id),
+    }
+}
 
 impl Store {
     /// Notes that a writing slice has reached a limit. Once noted it is left as it is.
@@ -19,13 +27,13 @@ impl Store {
     /// When etcd is away, or the slice's value cannot be read.
     pub async fn put_crossed(&self, crossed: Crossed) -> Result<bool, StateError> {
         let slice_key = Key::Slice(crossed.sink.clone(), crossed.slice);
-        let key = Key::Crossed(crossed.sink.clone(), crossed.slice);
         let mut tries = Tries::new(UPDATE_TRIES);
         loop {
             let slice: Option<Versioned<Slice>> = self.get(&slice_key).await?;
             let Some(slice) = slice.filter(|slice| slice.value.state == State::Writing) else {
                 return Ok(false);
             };
+            let key = crossed_key(&slice.value);
             if slice.value.volume != crossed.volume {
                 return Err(StateError::violation(
                     key,

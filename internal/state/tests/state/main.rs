@@ -26,4 +26,5 @@ mod locks;
 mod members;
 mod mirror;
 mod others;
+mod rejects;
 mod superseded;

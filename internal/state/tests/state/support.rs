@@ -294,6 +294,7 @@ pub(crate) fn slice(file: &File, id: SliceId, volume: VolumeId) -> Slice {
     Slice {
         id,
         sink: file.sink.clone(),
+        kind: slice::Kind::Rows,
         file: file.id,
         volume,
         mapping_version: file.mapping_version,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use stream_model::retry::Retry;
-use stream_model::slice::Slice;
+use stream_model::slice::{Kind, Slice};
 use stream_model::{Clock, ErrorKind};
 use stream_node::error_chain;
 use stream_state::{Mirror, StateError, Store, Topology, Versioned};
@@ -89,7 +89,11 @@ impl Uploader {
         let slice = &upload.slice.value;
         let seal = slice.seal().expect("only sealed slices are listed");
         let (bytes, checksum) = (seal.figures.bytes, seal.checksum.clone());
-        let object = Staging::object_name(&slice.sink, slice.id, &checksum, slice.compression);
+        let name = match slice.kind {
+            Kind::Rows => Staging::object_name,
+            Kind::Rejects => Staging::rejects_name,
+        };
+        let object = name(&slice.sink, slice.id, &checksum, slice.compression);
         let begun = Instant::now();
         crash::point(Point::UploadStarting);
         self.staging

@@ -103,6 +103,18 @@ impl Staging {
         format!("{sink}/{slice}-{hash}.{}", compression.extension())
     }
 
+    /// The name of the object of a slice of rejected records: as of any slice, below `rejects/`.
+    #[must_use]
+    pub fn rejects_name(
+        sink: &SinkKey,
+        slice: SliceId,
+        checksum: &str,
+        compression: Compression,
+    ) -> String {
+        let name = Self::object_name(sink, slice, checksum, compression);
+        format!("rejects/{name}")
+    }
+
     /// Copies the slice file at `path` to the object `name`. An object that is already there is checked instead.
     ///
     /// # Errors

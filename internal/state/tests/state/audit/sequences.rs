@@ -6,6 +6,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use stream_model::definition::{Sink, Source};
 use stream_model::file::{self, File};
+use stream_model::rejects;
 use stream_model::retry::Retry;
 use stream_model::slice::{Closing, Slice, State};
 use stream_model::statistics::{Crossed, Figures};
@@ -19,11 +20,11 @@ use super::{audit, task};
 use crate::support::*;
 
 const SEEDS: u64 = 5;
-const STEPS: u64 = 120;
+const STEPS: u64 = 150;
 const VOLUMES: [u8; 2] = [1, 2];
 
 /// What one step does, if there is anything to do it with, and how often it is drawn.
-const VERBS: [(&str, usize); 21] = [
+const VERBS: [(&str, usize); 24] = [
     ("create_source", 3),
     ("update_source", 1),
     ("delete_source", 1),
@@ -44,6 +45,9 @@ const VERBS: [(&str, usize); 21] = [
     ("move_slice", 2),
     ("fail_slice", 1),
     ("put_crossed", 2),
+    ("open_rejects", 3),
+    ("close_rejects", 3),
+    ("remove_rejects", 3),
     ("surroundings", 1),
 ];
 
@@ -183,6 +187,58 @@ impl World {
         }
     }
 
+    fn plan_rejects(&self, file: &File, volumes: &[VolumeId]) -> Vec<Slice> {
+        let rows = slice(file, SliceId::from_bytes([0; 16]), volumes[0]);
+        rejects::plan(file, &rows, volumes, rejects::default_trigger(), self.now)
+    }
+
+    /// Slices of rejected records, as the coordinator opens, closes and removes them.
+    async fn change_rejects(&mut self, verb: &str) -> Option<()> {
+        if verb == "open_rejects" {
+            let writing = self.files(|_, file| file.state == file::State::Writing);
+            let ((_, node, _), file) = self.pick(writing)?;
+            let taken =
+                |volume: &VolumeId| node.rejects().any(|slice| slice.value.volume == *volume);
+            let missing = file.value.volumes.iter().copied().filter(|on| !taken(on));
+            let missing: Vec<VolumeId> = missing.collect();
+            if missing.is_empty() {
+                return None;
+            }
+            let slices = self.plan_rejects(&file.value, &missing);
+            self.store
+                .open_rejects(&file, slices)
+                .await
+                .expect("opened");
+            return Some(());
+        }
+        let slices = self.slices(|_, slice| {
+            !slice.kind.is_rows()
+                && match slice.state {
+                    State::Writing => verb == "close_rejects",
+                    State::Uploaded { .. } => verb == "remove_rejects",
+                    _ => false,
+                }
+        });
+        let ((_, _, takes), slice) = self.pick(slices)?;
+        if verb == "remove_rejects" {
+            self.store.remove_rejects(&slice).await.expect("removed");
+            return Some(());
+        }
+        let mut random = [0; 10];
+        random.copy_from_slice(&self.id()[6..]);
+        let trigger = rejects::default_trigger();
+        let successor =
+            takes.then(|| rejects::successor(&slice.value, None, trigger, self.now, random));
+        let closing = Closing {
+            at: self.now,
+            reason: Reason::Interval,
+            successor: successor.as_ref().map(|slice| slice.id),
+        };
+        let closed = self.store.close_rejects(&slice, closing, successor).await;
+        closed.expect("closed");
+        Some(())
+    }
+
     async fn incarnation(&self, volume: VolumeId) -> u64 {
         let stored = self.store.incarnation(volume).await.expect("read");
         stored.expect("was raised").number
@@ -206,6 +262,7 @@ impl World {
             }
             "open_file" | "close_file" | "fail_file" => self.change_file(verb).await,
             "begin_import" | "complete_import" | "remove_file" => self.import(verb).await,
+            "open_rejects" | "close_rejects" | "remove_rejects" => self.change_rejects(verb).await,
             "surroundings" => self.change_surroundings().await,
             _ => self.change_slice(verb).await,
         }
@@ -266,7 +323,11 @@ impl World {
                 let mut new = sink(source, name);
                 new.table.mapping.columns[0].primary_key = keyed;
                 let wanted = node.current.is_none() && self.rng.random_bool(0.7);
-                let opening = wanted.then(|| self.plan(&new));
+                let mut opening = wanted.then(|| self.plan(&new));
+                if let Some(opening) = &mut opening {
+                    let rejects = self.plan_rejects(&opening.file, &opening.file.volumes);
+                    opening.slices.extend(rejects);
+                }
                 let created = self.store.create_sink(new, opening).await;
                 created.expect("created");
             }
@@ -379,7 +440,7 @@ impl World {
     async fn change_slice(&mut self, verb: &str) -> Option<()> {
         let slices = self.slices(|node, slice| match (&slice.state, verb) {
             (State::Writing, "rotate_slice") | (State::Writing, "put_crossed") => {
-                node.current == Some(slice.file)
+                node.current == Some(slice.file) || (!slice.kind.is_rows() && verb == "put_crossed")
             }
             (State::Closing(_), "seal_slice") => true,
             (State::Uploading { .. }, "upload_slice" | "reseal_slice") => true,
@@ -391,9 +452,10 @@ impl World {
         });
         let ((_, node, _), slice) = self.pick(slices)?;
         let incarnation = self.incarnation(slice.value.volume).await;
-        let file = Versioned::clone(node.files.get(&slice.value.file)?);
+        let file = node.files.get(&slice.value.file);
         match verb {
             "rotate_slice" => {
+                let file = Versioned::clone(file?);
                 let successor = self.slice(&file.value, slice.value.volume);
                 let closing = Closing {
                     at: self.now,
@@ -433,7 +495,7 @@ impl World {
                 uploaded.await.expect("uploaded");
             }
             "move_slice" => {
-                let to = movable(&node, &slice.value)?;
+                let (to, file) = (movable(&node, &slice.value)?, Versioned::clone(file?));
                 let moved = self.store.move_slice(&slice, &file, &to).await;
                 moved.expect("moved");
             }
