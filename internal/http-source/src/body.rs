@@ -1,10 +1,16 @@
 //! Reading request bodies: within the size limit, the time limit and the memory budget, decoded.
+//!
+//! A body that is refused is not kept. A short one is read to its end all the same, so that the connection can be used
+//! again: that costs the client and this process less than another connection. A long one is left where it is, and the
+//! connection is closed behind the answer.
+
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt as _;
 use hyper::HeaderMap;
 use hyper::body::{Body, Incoming};
-use hyper::header::CONTENT_ENCODING;
+use hyper::header::{CONTENT_ENCODING, EXPECT};
 use stream_encoding::{ContentEncoding, ContentError};
 use tokio::time::Instant;
 
@@ -14,19 +20,72 @@ use crate::answer::{OVERLOADED, Refusal};
 /// Bodies up to this size are copied out of the connection's buffer, so that one small record does not keep all of it.
 const COPIED_BYTES: usize = 16 << 10;
 
+/// Refused bodies up to this size are read and thrown away.
+const DRAINED_BYTES: u64 = 64 << 10;
+/// As long as this they may take.
+const DRAIN_TIME: Duration = Duration::from_secs(1);
+
+/// The size of a body after decoding, where its headers say it.
+pub(crate) fn known_len(headers: &HeaderMap, body: &Incoming) -> Option<u64> {
+    let is_plain = !headers.contains_key(CONTENT_ENCODING);
+    body.size_hint().exact().filter(|_| is_plain)
+}
+
+/// Looks at a body before any of it is read.
+///
+/// # Errors
+/// What to answer when it says that it is too large, or does not fit into memory now.
+pub(crate) fn check(body: &Incoming, limit: usize, reserved: &Reservation) -> Result<(), Refusal> {
+    let expected = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+    if expected > limit {
+        return Err(too_large(limit));
+    }
+    if !reserved.could_grow(expected) {
+        return Err(Refusal::later(503, "overloaded", OVERLOADED));
+    }
+    Ok(())
+}
+
+/// Reads the rest of a refused body if it is short and on its way. False: there is still some of it.
+///
+/// # Cancel safety
+/// Cancelling leaves the rest where it is.
+pub(crate) async fn drain(headers: &HeaderMap, body: &mut Incoming) -> bool {
+    if body.is_end_stream() {
+        return true;
+    }
+    // Whoever asks before he sends has not sent anything yet.
+    if headers.contains_key(EXPECT) || body.size_hint().lower() > DRAINED_BYTES {
+        return false;
+    }
+    let read = async {
+        let mut bytes = 0;
+        while let Some(frame) = body.frame().await {
+            let Ok(frame) = frame else {
+                return false;
+            };
+            bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
+            if bytes > DRAINED_BYTES {
+                return false;
+            }
+        }
+        true
+    };
+    tokio::time::timeout(DRAIN_TIME, read)
+        .await
+        .unwrap_or(false)
+}
+
 /// Reads a body. What it takes is added to `reserved` as it arrives.
 ///
 /// # Errors
 /// What to answer when the body is too large, too slow, cut off, or does not fit into memory.
 pub(crate) async fn read(
-    mut body: Incoming,
+    body: &mut Incoming,
     limit: usize,
     deadline: Instant,
     reserved: &mut Reservation,
 ) -> Result<Bytes, Refusal> {
-    if body.size_hint().lower() > limit as u64 {
-        return Err(too_large(limit));
-    }
     let mut first = Bytes::new();
     let mut rest = BytesMut::new();
     loop {

@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::definition::TableKind;
+use crate::rate::RateLimit;
 use crate::trigger::{ImportTrigger, UploadTrigger};
 
 /// The effective levels of one sink.
@@ -17,6 +18,8 @@ pub struct Levels {
     pub upload: UploadTrigger,
     /// The table.
     pub import: ImportTrigger,
+    /// What the source may take in a second. Sinks have no limit of their own.
+    pub rate: RateLimit,
 }
 
 /// How rows are kept on local disk.
@@ -106,6 +109,8 @@ pub struct Defaults {
     pub upload: ConfiguredUpload,
     /// Import triggers that were configured explicitly.
     pub import: ConfiguredImport,
+    /// What a source may take in a second.
+    pub rate: RateLimit,
 }
 
 /// Upload triggers as configured; `None` means the default of the table kind.
@@ -165,6 +170,7 @@ impl Defaults {
                 min_interval: self.import.min_interval.unwrap_or(import.min_interval),
                 slices_count: self.import.slices_count.unwrap_or(import.slices_count),
             },
+            rate: self.rate,
         }
     }
 }
@@ -182,6 +188,7 @@ impl Default for Defaults {
             },
             upload: ConfiguredUpload::default(),
             import: ConfiguredImport::default(),
+            rate: RateLimit::default(),
         }
     }
 }
