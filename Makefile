@@ -141,6 +141,12 @@ fmt: ## Format the code
 bench: build-stream-service ## Measure throughput and latency on this machine; more arguments by ARGS
 	$(CARGO) run --release --locked --package stream-tests --bin stream-load -- bench $(ARGS)
 
+.PHONY: bench-http
+bench-http: build-stream-service ## Measure the intake: sizes of records and requests, overload, a noisy neighbour (about 12 min)
+	$(CARGO) run --release --locked --package stream-tests --bin stream-load -- http
+	$(CARGO) run --release --locked --package stream-tests --bin stream-load -- overload
+	$(CARGO) run --release --locked --package stream-tests --bin stream-load -- tenant
+
 .PHONY: bench-volume
 bench-volume: protoc ## Measure a volume alone with 1 to 10 000 slices (about 10 min); more arguments by ARGS
 	$(CARGO) run --release --locked --package stream-tests --bin stream-load -- volume $(ARGS)

@@ -16,6 +16,9 @@ use stream_model::unit::{ByteSize, Interval};
 use stream_model::{NodeId, Secret};
 use stream_node::LogFormat;
 
+/// The most that `storage.level.local.encoding.encoder.rowSizeLimit` may be.
+const MAX_ROW_BYTES: u64 = 2 << 20;
+
 /// Keys whose values are never shown.
 pub const SECRETS: &[&str] = &["etcd.password"];
 
@@ -273,10 +276,20 @@ section! {
 section! {
     /// `storage.level.local.encoding.*`
     Encoding {
+        /// CSV.
+        encoder: Encoder = Encoder::default(),
         /// Compression of slices.
         compression: EncodingCompression = EncodingCompression::default(),
         /// What an acknowledgement promises.
         sync: EncodingSync = EncodingSync::default(),
+    }
+}
+
+section! {
+    /// `storage.level.local.encoding.encoder.*`
+    Encoder {
+        /// The most bytes of a CSV row, 1KB to 2MB; a record with a longer one is rejected. Default 1536KB.
+        row_size_limit: ByteSize = ByteSize(1536 << 10),
     }
 }
 
@@ -441,6 +454,9 @@ impl Config {
                 std::path::absolute(&self.data_dir).unwrap_or_else(|_| self.data_dir.clone());
             self.staging.url = format!("file://{}", absolute.join("staging").display());
         }
+        let http = &mut self.source.http;
+        http.row_size_limit = self.storage.level.local.encoding.encoder.row_size_limit;
+        http.public_url = Some(http.public_url_or_default());
         self
     }
 
@@ -590,6 +606,12 @@ impl Config {
             1,
             60,
         )?;
+        between(
+            &key("encoding.encoder.rowSizeLimit"),
+            local.encoding.encoder.row_size_limit,
+            ByteSize(1 << 10),
+            ByteSize(MAX_ROW_BYTES),
+        )?;
         let compression = &local.encoding.compression;
         between(
             &key("encoding.compression.zstd.level"),
@@ -673,6 +695,7 @@ impl Config {
                 min_interval: self.storage.rejects.min_interval,
                 ..stream_model::rejects::default_trigger()
             },
+            rate: self.source.http.rate(),
         }
     }
 
@@ -780,6 +803,32 @@ mod tests {
         config.storage.level.local.volume.max_size = Some(ByteSize(256 << 20));
         config.storage.level.local.sink.max_size = Some(ByteSize(1 << 20));
         config.validate().expect("both are large enough");
+    }
+
+    #[test]
+    fn the_url_of_sources_is_encrypted_when_the_listener_is() {
+        let url = |config: &Config| config.clone().resolved().source.http.public_url;
+        let mut config = Config::default();
+        assert_eq!(url(&config).as_deref(), Some("http://localhost:7000"));
+        config.source.http.tls.cert = Some("cert.pem".into());
+        config.source.http.tls.key = Some("key.pem".into());
+        assert_eq!(url(&config).as_deref(), Some("https://localhost:7000"));
+        config.source.http.public_url = Some("http://in.example.com".to_owned());
+        assert_eq!(url(&config).as_deref(), Some("http://in.example.com"));
+    }
+
+    #[test]
+    fn the_source_gets_the_row_limit_of_the_encoder() {
+        let mut config = Config::default();
+        config.storage.level.local.encoding.encoder.row_size_limit = ByteSize(2000);
+        let config = config.resolved();
+        assert_eq!(config.source.http.row_size_limit, ByteSize(2000));
+        assert_eq!(config.validate(), Ok(()));
+        let mut config = Config::default();
+        config.storage.level.local.encoding.encoder.row_size_limit = ByteSize(3 << 20);
+        let message = config.resolved().validate().expect_err("too large");
+        let expected = "storage.level.local.encoding.encoder.rowSizeLimit is 3MB; set 1KB to 2MB";
+        assert_eq!(message, expected);
     }
 
     #[test]

@@ -27,6 +27,8 @@ const POSITION: HeaderName = HeaderName::from_static("x-stream-position");
 /// Where the record is kept for the sinks that refuse it.
 const REJECTED: HeaderName = HeaderName::from_static("x-stream-rejected");
 
+/// What all names of errors begin with.
+const PREFIX: &str = "stream.in.";
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("1");
@@ -42,7 +44,13 @@ pub(crate) struct Refusal {
     pub message: Cow<'static, str>,
     /// Whether the same request is worth repeating in a moment.
     pub retry: bool,
+    /// How long that moment is, in seconds.
+    pub after_seconds: u64,
 }
+
+/// The name of the error of an answer, without `stream.in.`, in its extensions.
+#[derive(Debug, Clone)]
+struct ErrorName(Cow<'static, str>);
 
 impl Refusal {
     /// A refusal that repeating does not change.
@@ -52,6 +60,7 @@ impl Refusal {
             name,
             message: message.into(),
             retry: false,
+            after_seconds: 1,
         }
     }
 
@@ -62,6 +71,15 @@ impl Refusal {
             name,
             message: message.into(),
             retry: true,
+            after_seconds: 1,
+        }
+    }
+
+    /// A refusal of a request that is beyond the rate of its source.
+    pub fn too_fast(after_seconds: u64) -> Self {
+        Self {
+            after_seconds,
+            ..Self::later(429, "rateLimited", RATE_LIMITED)
         }
     }
 
@@ -72,7 +90,12 @@ impl Refusal {
             error: full_name(self.name),
             message: &self.message,
         };
-        json(self.status, self.retry, &body)
+        let mut answer = json(self.status, self.retry, &body);
+        if self.retry && self.after_seconds > 1 {
+            let seconds = HeaderValue::from(self.after_seconds);
+            answer.headers_mut().insert(RETRY_AFTER, seconds);
+        }
+        named(answer, Some(self.name.into()))
     }
 }
 
@@ -146,6 +169,9 @@ impl Shortage {
 /// The message for an unknown source and for a wrong secret: the same, so that secrets cannot be probed.
 pub(crate) const NO_SOURCE: &str =
     "No source was found for this URL. Check project, source and secret.";
+/// The message when a source gets more than its rate.
+const RATE_LIMITED: &str = "The source gets more than its rate limit allows. Nothing was written. Send it again after the time in \
+     Retry-After, or raise source.http.rateLimit of the source.";
 /// The message when there is no memory for another request.
 pub(crate) const OVERLOADED: &str = "Too many requests are waiting for the disk. The record was not written. Try again in a moment.";
 
@@ -162,6 +188,20 @@ pub(crate) fn promise(mut answer: Answer, durability: Option<Durability>) -> Ans
             .insert(DURABILITY, durability_value(durability));
     }
     answer
+}
+
+/// Notes the name of the error that the answer tells, if it tells one; with or without `stream.in.`.
+pub(crate) fn named(mut answer: Answer, name: Option<Cow<'static, str>>) -> Answer {
+    if let Some(name) = name {
+        answer.extensions_mut().insert(ErrorName(name));
+    }
+    answer
+}
+
+/// The name of the error that an answer tells, without `stream.in.`.
+pub(crate) fn error_name(answer: &Answer) -> Option<&str> {
+    let ErrorName(name) = answer.extensions().get()?;
+    Some(name.strip_prefix(PREFIX).unwrap_or(name))
 }
 
 /// A text answer.
@@ -296,16 +336,14 @@ fn verbose(reports: &[Report]) -> Answer {
     }
     let retry = reports.iter().filter_map(|report| report.written.err());
     let retry = retry.map(Failure::refusal).any(|refusal| refusal.retry);
-    json(
-        status,
-        retry,
-        &VerboseBody {
-            status_code: status,
-            error,
-            message,
-            sources,
-        },
-    )
+    let name = error.clone();
+    let body = VerboseBody {
+        status_code: status,
+        error,
+        message,
+        sources,
+    };
+    named(json(status, retry, &body), name)
 }
 
 fn source_body(report: &Report) -> SourceBody<'_> {
@@ -407,7 +445,7 @@ fn counted(written: usize, all: usize) -> String {
 
 /// The name of an error as it is told.
 pub(crate) fn full_name(name: &'static str) -> Cow<'static, str> {
-    Cow::Owned(format!("stream.in.{name}"))
+    Cow::Owned(format!("{PREFIX}{name}"))
 }
 
 /// The status of an accepted record.

@@ -1,13 +1,18 @@
 //! Reading request bodies: within the size limit, the time limit and the memory budget, decoded.
+//!
+//! A body that is refused is not kept. A short one is read to its end all the same, so that the connection can be used
+//! again: that costs the client and this process less than another connection. A long one is left where it is, and the
+//! connection is closed behind the answer.
 
 use std::error::Error as _;
 use std::io;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt as _;
 use hyper::HeaderMap;
 use hyper::body::{Body, Incoming};
-use hyper::header::CONTENT_ENCODING;
+use hyper::header::{CONTENT_ENCODING, EXPECT, TRANSFER_ENCODING};
 use stream_encoding::{ContentEncoding, ContentError};
 use tokio::time::Instant;
 
@@ -16,6 +21,11 @@ use crate::answer::{OVERLOADED, Refusal};
 
 /// Bodies up to this size are copied out of the connection's buffer, so that one small record does not keep all of it.
 const COPIED_BYTES: usize = 16 << 10;
+
+/// Refused bodies up to this size are read and thrown away.
+const DRAINED_BYTES: u64 = 64 << 10;
+/// As long as this they may take.
+const DRAIN_TIME: Duration = Duration::from_secs(1);
 
 /// What was at the end of a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,19 +36,88 @@ pub(crate) enum End {
     Trailers,
 }
 
+/// Looks at how the end of a body is told.
+///
+/// A connection of HTTP/1 goes on only when the end of each request is beyond doubt: where a proxy in front sees another end
+/// than we do, one client could speak for the next.
+///
+/// # Errors
+/// When the body is in more than plain chunks. It would be taken with its further transfer encoding.
+pub(crate) fn check_chunks(headers: &HeaderMap) -> Result<(), Refusal> {
+    let mut encodings = headers.get_all(TRANSFER_ENCODING).iter();
+    match (encodings.next(), encodings.next()) {
+        (None, _) => Ok(()),
+        (Some(only), None) if only.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(()),
+        _ => {
+            let message =
+                "The transfer encoding is not supported. Use chunked alone, or Content-Length.";
+            Err(Refusal::new(400, "badRequest", message))
+        }
+    }
+}
+
+/// The size of a body after decoding, where its headers say it.
+pub(crate) fn known_len(headers: &HeaderMap, body: &Incoming) -> Option<u64> {
+    let is_plain = !headers.contains_key(CONTENT_ENCODING);
+    body.size_hint().exact().filter(|_| is_plain)
+}
+
+/// Looks at a body before any of it is read.
+///
+/// # Errors
+/// What to answer when it says that it is too large, or does not fit into memory now.
+pub(crate) fn check(body: &Incoming, limit: usize, reserved: &Reservation) -> Result<(), Refusal> {
+    let expected = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+    if expected > limit {
+        return Err(too_large(limit));
+    }
+    if !reserved.could_grow(expected) {
+        return Err(Refusal::later(503, "overloaded", OVERLOADED));
+    }
+    Ok(())
+}
+
+/// Reads the rest of a refused body if it is short and on its way. False: there is still some of it.
+///
+/// # Cancel safety
+/// Cancelling leaves the rest where it is.
+pub(crate) async fn drain(headers: &HeaderMap, body: &mut Incoming) -> bool {
+    if body.is_end_stream() {
+        return true;
+    }
+    // Whoever asks before he sends has not sent anything yet.
+    if headers.contains_key(EXPECT) || body.size_hint().lower() > DRAINED_BYTES {
+        return false;
+    }
+    let read = async {
+        let mut bytes = 0;
+        while let Some(frame) = body.frame().await {
+            // After an error, and after trailers, it is not certain where the request ends.
+            let Some(data) = frame.ok().and_then(|frame| frame.into_data().ok()) else {
+                return false;
+            };
+            bytes += data.len() as u64;
+            if bytes > DRAINED_BYTES {
+                return false;
+            }
+        }
+        true
+    };
+    tokio::time::timeout(DRAIN_TIME, read)
+        .await
+        .unwrap_or(false)
+}
+
 /// Reads a body. What it takes is added to `reserved` as it arrives.
 ///
 /// # Errors
 /// What to answer when the body is too large, too slow, cut off, or does not fit into memory.
 pub(crate) async fn read(
-    mut body: Incoming,
+    body: &mut Incoming,
     limit: usize,
     deadline: Instant,
     reserved: &mut Reservation,
 ) -> Result<(Bytes, End), Refusal> {
-    if body.size_hint().lower() > limit as u64 {
-        return Err(too_large(limit));
-    }
     let mut first = Bytes::new();
     let mut rest = BytesMut::new();
     let mut end = End::Clear;

@@ -20,17 +20,20 @@ use stream_storage::wire::Transport;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::admission::Admission;
+use crate::access::AccessLog;
 use crate::config::Config;
 use crate::dispatch::Dispatcher;
 use crate::feed::{Feed, Routes};
 use crate::forwarded::TrustedProxies;
+use crate::intake::Budgets;
 use crate::lane::Surroundings;
 use crate::lanes::Lanes;
 use crate::mapper::Mapper;
 use crate::metrics::Metrics;
-use crate::receive::{Receiver, RequestIds};
+use crate::receive::Receiver;
+use crate::request_id::RequestIds;
 use crate::route::Directory;
+use crate::source_metrics::Families;
 use crate::table::Table;
 
 /// How often the gauge of the memory budget is set.
@@ -123,7 +126,7 @@ impl HttpSource {
         let timeout = config.request_timeout.0;
 
         let mapper = Arc::new(Mapper::new(bytes(config.row_size_limit), seed));
-        let table = Arc::new(Table::default());
+        let table = Arc::new(table(&config, &registry, &metrics)?);
         let routes = Arc::new(Routes::new(Arc::clone(&table), mirror));
         let lanes = Arc::new(Lanes::new(
             session,
@@ -138,17 +141,14 @@ impl HttpSource {
             stop: lane_tasks.token(),
         };
         let directory = Arc::clone(&routes) as Arc<dyn Directory>;
-        let mut feed = Feed::new(routes, lanes, around);
+        let mut feed = Feed::new(routes, lanes, around, config.rate());
         feed.refresh();
         spawn(&feed_tasks, "routes", feed.run(feed_tasks.token()));
 
-        let admission = Admission::new(bytes(config.in_flight_bytes));
-        let limit = i64::try_from(config.in_flight_bytes.0).unwrap_or(i64::MAX);
-        metrics.in_flight_limit_bytes.set(limit);
+        let budgets = table.budgets.clone();
         let receiver = Arc::new(Receiver {
             table,
             dispatcher: Dispatcher::new(mapper, Arc::clone(&metrics), directory, timeout),
-            admission: admission.clone(),
             clock,
             metrics: Arc::clone(&metrics),
             max_header: bytes(config.read_buffer_size),
@@ -157,11 +157,12 @@ impl HttpSource {
             proxies: TrustedProxies::parse(&config.trusted_proxies).expect("it was validated"),
             timeout,
             ids: RequestIds::new(session),
+            access: AccessLog::new(&config.access_log),
         });
         spawn(
             &intake,
             "gauge",
-            show_budget(admission, metrics, intake.token()),
+            show_budgets(budgets, metrics, intake.token()),
         );
         if let Some(tls) = tls.clone() {
             spawn(&intake, "certificate", tls.follow(intake.token()));
@@ -209,6 +210,30 @@ impl HttpSource {
 
 fn bytes(size: ByteSize) -> usize {
     usize::try_from(size.0).unwrap_or(usize::MAX)
+}
+
+/// The table of the component, without sources.
+fn table(
+    config: &Config,
+    registry: &Registry,
+    metrics: &Metrics,
+) -> Result<Table, prometheus::Error> {
+    let count = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
+    let families = Families::new(count(config.metrics.max_sources))?;
+    families.register(registry)?;
+    let limit = i64::try_from(config.in_flight_bytes.0).unwrap_or(i64::MAX);
+    metrics.in_flight_limit_bytes.set(limit);
+    metrics
+        .in_flight_limit_requests
+        .set(i64::from(config.max_in_flight_requests));
+    let budgets = Budgets::new(
+        bytes(config.in_flight_bytes),
+        count(config.max_in_flight_requests),
+        config
+            .max_in_flight_requests_per_source
+            .map_or(usize::MAX, count),
+    );
+    Ok(Table::new(budgets, Arc::new(families)))
 }
 
 fn load_tls(config: &Config) -> Result<Option<Tls>, TlsError> {
@@ -265,10 +290,13 @@ async fn serve(
     }
 }
 
-async fn show_budget(admission: Admission, metrics: Arc<Metrics>, stop: CancellationToken) {
+async fn show_budgets(budgets: Budgets, metrics: Arc<Metrics>, stop: CancellationToken) {
+    let shown = |used: usize| i64::try_from(used).unwrap_or(i64::MAX);
     loop {
-        let used = i64::try_from(admission.used()).unwrap_or(i64::MAX);
-        metrics.in_flight_bytes.set(used);
+        metrics.in_flight_bytes.set(shown(budgets.bytes.used()));
+        metrics
+            .in_flight_requests
+            .set(shown(budgets.requests.used()));
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(GAUGE_PERIOD) => {}

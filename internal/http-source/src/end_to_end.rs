@@ -12,6 +12,7 @@ use hyper_util::rt::TokioIo;
 use prometheus::Registry;
 use stream_encoding::{RowReader, RowValues};
 use stream_etcd_embedded::{Options, Server};
+use stream_model::definition::sink::Switch;
 use stream_model::definition::source::SourceKind;
 use stream_model::definition::{
     Actor, Column, ColumnKind, Mapping, Settings, Sink, Source, Stamp, Table, TableKind, Version,
@@ -43,6 +44,7 @@ struct Process {
     direct: Direct,
     volume: Volume,
     source: Option<HttpSource>,
+    registry: Registry,
     shutdown: Shutdown,
     dir: tempfile::TempDir,
     background: JoinSet<()>,
@@ -158,6 +160,7 @@ impl Process {
             direct,
             volume,
             source,
+            registry: Registry::new(),
             shutdown,
             dir,
             background,
@@ -176,7 +179,7 @@ impl Process {
             mirror: self.mirror.clone(),
             transport: Arc::new(self.direct.clone()),
             clock: Arc::new(SystemClock),
-            registry: Registry::new(),
+            registry: self.registry.clone(),
             listener: Listener::bind(local, "the test", "test.listen")
                 .await
                 .expect("port 0"),
@@ -305,6 +308,46 @@ impl Process {
         self.direct.add(self.volume.clone());
     }
 
+    /// Changes the definition of the source, as the API does.
+    async fn change(&self, change: impl Fn(&mut Source) + Send + Sync) {
+        let key = source_key();
+        let changed = self.store.update_source(&key, |mut source| {
+            change(&mut source);
+            Ok::<_, stream_state::StateError>(source)
+        });
+        let changed = changed.await.expect("changed");
+        self.mirror.reached(changed.revision).await;
+    }
+
+    /// Sends lines and gives the answer's status and time to wait.
+    async fn post(&self, lines: usize) -> (u16, Option<u64>) {
+        let address = self.source.as_ref().expect("it runs").local_addr();
+        let socket = tokio::net::TcpStream::connect(address).await;
+        let io = TokioIo::new(socket.expect("served"));
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(io)
+            .await
+            .expect("HTTP");
+        let mut connections = JoinSet::new();
+        connections.spawn(connection);
+        let request = Request::post("/stream/1/orders/secret")
+            .header("host", "x")
+            .header("content-type", "application/x-ndjson");
+        let body = Full::new(Bytes::from("1\n".repeat(lines)));
+        let request = request.body(body).expect("valid");
+        let response = sender.send_request(request).await.expect("answered");
+        let wait = response.headers().get("retry-after");
+        let wait = wait.and_then(|wait| wait.to_str().ok()?.parse().ok());
+        (response.status().as_u16(), wait)
+    }
+
+    fn metrics(&self) -> String {
+        let mut text = String::new();
+        prometheus::TextEncoder::new()
+            .encode_utf8(&self.registry.gather(), &mut text)
+            .expect("text");
+        text
+    }
+
     /// Every row of each sink, with how often it is there.
     async fn rows(&self) -> BTreeMap<(String, String), usize> {
         let slices: Vec<Slice> = self.mirror.read(|topology| {
@@ -404,5 +447,60 @@ async fn every_record_is_in_both_sinks_once_through_rotations_and_a_crash_of_the
         }
     }
     assert_eq!(rows.len(), 2 * acknowledged.len());
+    process.stop().await;
+}
+
+#[tokio::test]
+async fn a_changed_rate_counts_without_a_restart() {
+    let process = Process::start().await;
+    assert_eq!(process.post(1000).await, (200, None));
+    assert_eq!(process.post(1000).await, (200, None));
+    let key = "source.http.rateLimit.recordsPerSecond";
+    let levels = Defaults::default().for_table(TableKind::Sqlite);
+    let set = |source: &mut Source, rate: u32| {
+        let value = serde_json::json!(rate);
+        source.settings.set(&levels, key, value).expect("in range");
+    };
+    process.change(|source| set(source, 1)).await;
+    // The first one passes, because nothing had been counted, and leaves a debt of a quarter of an hour.
+    assert_eq!(process.post(1000).await, (200, None));
+    let (status, wait) = process.post(1).await;
+    assert_eq!(status, 429);
+    assert!(
+        wait.is_some_and(|wait| (500..=1000).contains(&wait)),
+        "{wait:?}"
+    );
+    process.change(|source| set(source, 0)).await;
+    assert_eq!(process.post(1).await, (200, None));
+    let rows: usize = process.rows().await.into_values().sum();
+    assert_eq!(rows, 2 * 3001);
+    process.stop().await;
+}
+
+#[tokio::test]
+async fn figures_of_a_source_go_with_it() {
+    let process = Process::start().await;
+    assert_eq!(process.post(3).await, (200, None));
+    let labels = r#"{project="1",source="orders"}"#;
+    let text = process.metrics();
+    for line in [
+        format!("stream_source_requests_total{labels} 1"),
+        format!("stream_source_records_total{labels} 3"),
+        format!("stream_source_body_bytes_total{labels} 6"),
+        format!("stream_source_in_flight_requests{labels} 0"),
+        format!("stream_source_request_seconds_count{labels} 1"),
+    ] {
+        assert!(text.contains(&line), "{line} is not in {text}");
+    }
+    let gone = Switch {
+        stamp: stamp(),
+        directly: true,
+    };
+    process
+        .change(|source| source.deleted = Some(gone.clone()))
+        .await;
+    assert_eq!(process.post(1).await.0, 404);
+    let text = process.metrics();
+    assert!(!text.contains(labels), "{text}");
     process.stop().await;
 }

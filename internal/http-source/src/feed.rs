@@ -3,12 +3,13 @@
 //! One task, the only writer of the table. It looks at the sources that have changed since the last revision, so its work
 //! grows with the changes and not with the number of sources.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use stream_encoding::CompiledMapping;
 use stream_model::definition::source::SourceKind;
 use stream_model::file::File;
+use stream_model::rate::RateLimit;
 use stream_model::slice::{self, Slice};
 use stream_model::{Secret, SessionId, SinkId, SliceId, SourceKey, VolumeId};
 use stream_state::keyspace::Key;
@@ -17,6 +18,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 
+use crate::admission::Account;
 use crate::lane::Surroundings;
 use crate::lanes::Lanes;
 use crate::route::{Directory, Fate, Plan, PlannedSink, Ready, Route, State, Target, VolumeRoute};
@@ -76,6 +78,11 @@ pub(crate) struct Feed {
     lanes: Arc<Lanes>,
     around: Surroundings,
     changes: watch::Receiver<i64>,
+    /// The rate of sources that have none of their own.
+    rate: RateLimit,
+    /// What the sources of each volume hold of the memory for requests. One per volume that was ever used: a volume is not
+    /// forgotten often enough to matter.
+    accounts: HashMap<VolumeId, Arc<Account>>,
     /// The revision up to which the routes are complete.
     seen: i64,
 }
@@ -83,6 +90,7 @@ pub(crate) struct Feed {
 /// What the mirror has about a source, taken out of it so that routes are made without holding it up.
 struct Draft {
     secret: Secret<String>,
+    rate: RateLimit,
     kind: DraftKind,
 }
 
@@ -103,14 +111,21 @@ struct SinkDraft {
 }
 
 impl Feed {
-    /// What fills the table of `routes`. Lanes are started with `around`.
-    pub fn new(routes: Arc<Routes>, lanes: Arc<Lanes>, around: Surroundings) -> Self {
+    /// What fills the table of `routes`. Lanes are started with `around`; sources without a rate of their own get `rate`.
+    pub fn new(
+        routes: Arc<Routes>,
+        lanes: Arc<Lanes>,
+        around: Surroundings,
+        rate: RateLimit,
+    ) -> Self {
         let changes = routes.mirror.subscribe();
         Self {
             routes,
             lanes,
             around,
             changes,
+            rate,
+            accounts: HashMap::new(),
             seen: 0,
         }
     }
@@ -132,23 +147,48 @@ impl Feed {
         self.changes.mark_unchanged();
         let (revision, drafts) = self.routes.mirror.read(|topology| {
             let changed = topology.changed_since(self.seen);
+            let draft = |node: &SourceNode| draft(node, self.rate);
             let drafts =
                 changed.map(|key| (key.clone(), topology.sources.get(key).and_then(draft)));
             (topology.revision, drafts.collect::<Vec<_>>())
         });
         let mut keep = Vec::with_capacity(drafts.len());
         let mut changes = Vec::with_capacity(drafts.len());
+        let mut rates = Vec::with_capacity(drafts.len());
         for (key, draft) in drafts {
+            rates.push(draft.as_ref().map(|draft| draft.rate));
             let route = draft.map(|draft| self.route(&key, draft));
             keep.push((key.clone(), route.as_ref().map_or_else(Vec::new, volumes)));
             changes.push((key, route));
         }
         self.routes.table.update(changes);
+        self.limit(&keep, &rates);
         for (key, volumes) in keep {
             self.lanes.keep_only(&key, &volumes);
         }
         self.seen = revision;
         self.routes.news.send_replace(revision);
+    }
+
+    /// Passes on the rates of sources and the accounts of their volumes. A source on several volumes is in no account: of
+    /// these one that is slow is passed over.
+    fn limit(&mut self, sources: &[(SourceKey, Vec<VolumeId>)], rates: &[Option<RateLimit>]) {
+        let limits: Vec<_> = sources
+            .iter()
+            .zip(rates)
+            .filter_map(|((key, volumes), rate)| {
+                let mut account = |volume: &VolumeId| {
+                    let account = self.accounts.entry(*volume);
+                    Arc::clone(account.or_insert_with(|| Account::new(usize::MAX)))
+                };
+                let account = match volumes.as_slice() {
+                    [only] => Some(account(only)),
+                    _ => None,
+                };
+                Some((key, (*rate)?, account))
+            })
+            .collect();
+        self.routes.table.limit(limits.into_iter());
     }
 
     fn route(&self, key: &SourceKey, draft: Draft) -> Route {
@@ -219,7 +259,7 @@ fn volumes(route: &Route) -> Vec<VolumeId> {
 }
 
 /// Takes out of the mirror what the route of a source is made of. None when the source is deleted.
-fn draft(node: &SourceNode) -> Option<Draft> {
+fn draft(node: &SourceNode, rate: RateLimit) -> Option<Draft> {
     let source = &node.source.as_ref()?.value;
     if source.deleted.is_some() {
         return None;
@@ -239,6 +279,7 @@ fn draft(node: &SourceNode) -> Option<Draft> {
     };
     Some(Draft {
         secret: secret.clone(),
+        rate: source.settings.rate(rate),
         kind,
     })
 }

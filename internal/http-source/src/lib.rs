@@ -17,7 +17,9 @@
 //! * A record that a sink rejects is kept, in the same batch as the rows of the others, before its sender is told so; where
 //!   the sink has no slice for that yet, it is counted.
 //! * A record is written at most once, whatever answers are lost and whichever slices are sealed meanwhile (`lane`).
-//! * Memory for records that wait is bounded for the whole process (`admission`), and each is answered by its deadline.
+//! * Memory for records that wait is bounded for the whole process, no source and no volume can take all of it (`admission`),
+//!   and each is answered by its deadline.
+//! * What a source sends beyond its rate is refused before it is mapped (`intake`).
 //! * Nothing is answered 2xx and dropped: a source without enabled sinks refuses.
 //!
 //! The crate refuses to decide where slices are, when they rotate and what they contain: it reads that from the mirror.
@@ -31,11 +33,13 @@
     reason = "these errors give a record or a batch back to its owner; a box would cost an allocation to save a move"
 )]
 
+mod access;
 mod admission;
 mod answer;
 mod balance;
 mod batch;
 mod body;
+mod bucket;
 mod completion;
 mod component;
 mod config;
@@ -45,6 +49,8 @@ mod end_to_end;
 mod feed;
 mod forwarded;
 mod frames;
+mod head;
+mod intake;
 mod lane;
 mod lanes;
 mod link;
@@ -53,12 +59,15 @@ mod mapper;
 mod metrics;
 mod position;
 mod receive;
+mod request_id;
 mod route;
+mod source_metrics;
 mod table;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;
+mod visit;
 
 pub use component::{Deps, HttpSource, StartError};
-pub use config::{Config, TlsFiles};
+pub use config::{AccessLog, Config, RateLimits, SourceMetrics, TlsFiles};

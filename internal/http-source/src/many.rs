@@ -13,7 +13,7 @@ use stream_model::SinkId;
 use stream_model::level::Durability;
 
 use crate::answer::{
-    Answer, Refusal, accepted_status, full_name, json, located, promise, rejected,
+    Answer, Refusal, accepted_status, full_name, json, located, named, promise, rejected,
 };
 use crate::completion::Failure;
 use crate::dispatch::Report;
@@ -98,10 +98,16 @@ pub(crate) fn answer(fates: &[Fate]) -> Answer {
             .collect(),
     };
     let reports = fates.iter().flat_map(Fate::reports);
-    located(promise(json(status, retry, &body), weakest), reports)
+    let answer = named(json(status, retry, &body), error.map(Cow::Borrowed));
+    located(promise(answer, weakest), reports)
 }
 
 impl Fate {
+    /// Whether some sink holds the record.
+    pub fn is_held(&self) -> bool {
+        self.reports().iter().any(Report::is_held)
+    }
+
     fn reports(&self) -> &[Report] {
         match self {
             Self::Sent(reports) | Self::Unreadable(_, reports) => reports,

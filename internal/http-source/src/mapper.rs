@@ -8,14 +8,13 @@ use std::ops::Range;
 
 use bytes::Bytes;
 use hyper::HeaderMap;
-use hyper::header::CONTENT_TYPE;
+use hyper::header::{CONTENT_TYPE, HeaderValue};
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use stream_encoding::{ContentType, Headers, MapError, Record, Reject, Rows};
 
 use crate::answer::{full_name, rejected};
-use crate::receive::RequestId;
 use crate::route::Plan;
 
 /// The buffer of a thread is thrown away when a record has made it larger than this.
@@ -31,7 +30,7 @@ pub(crate) struct Received {
     /// Headers that are not in the record yet.
     raw_headers: HeaderMap,
     /// Its request.
-    request: RequestId,
+    request: HeaderValue,
     /// Its place in the request, from 0.
     index: u32,
     /// Why it is no record, if it is none: every sink refuses it.
@@ -44,7 +43,7 @@ impl Received {
         Self {
             record,
             raw_headers: headers,
-            request: RequestId::default(),
+            request: HeaderValue::from_static(""),
             index: 0,
             malformed: None,
         }
@@ -52,7 +51,7 @@ impl Received {
 
     /// The same as a record of this request.
     #[must_use]
-    pub fn of_request(mut self, request: RequestId) -> Self {
+    pub fn of_request(mut self, request: HeaderValue) -> Self {
         self.request = request;
         self
     }
@@ -233,7 +232,7 @@ impl Mapped {
         let record = &received.record;
         let reject = Reject {
             received_at: record.received_at,
-            request_id: &received.request.to_string(),
+            request_id: received.request.to_str().unwrap_or_default(),
             source: &plan.source,
             sink: plan.sinks[sink].sink.as_str(),
             index: received.index,

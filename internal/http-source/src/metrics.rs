@@ -1,4 +1,4 @@
-//! What is counted. Nothing here is labelled by source: there may be many, and their number is not bounded by us.
+//! What is counted of the whole component. What is counted of each source is in `source_metrics`.
 
 use std::sync::Arc;
 
@@ -21,6 +21,10 @@ pub(crate) struct Metrics {
     pub in_flight_bytes: IntGauge,
     /// The memory budget.
     pub in_flight_limit_bytes: IntGauge,
+    /// Requests that are not answered yet.
+    pub in_flight_requests: IntGauge,
+    /// The most of them.
+    pub in_flight_limit_requests: IntGauge,
     /// Records per committed batch.
     pub batch_records: Histogram,
     /// Lanes with a task.
@@ -76,6 +80,20 @@ impl Metrics {
                 IntGauge::new(
                     "stream_http_source_in_flight_limit_bytes",
                     "What requests that are not answered yet may hold. It changes with the configuration only.",
+                )?,
+            )?,
+            in_flight_requests: register(
+                registry,
+                IntGauge::new(
+                    "stream_http_source_in_flight_requests",
+                    "Requests that are not answered yet. A rise means that the disk is slower than the clients, or clients are slow; at its limit new requests get 503.",
+                )?,
+            )?,
+            in_flight_limit_requests: register(
+                registry,
+                IntGauge::new(
+                    "stream_http_source_in_flight_limit_requests",
+                    "The most requests that may wait for their answers. It changes with the configuration only.",
                 )?,
             )?,
             batch_records: register(

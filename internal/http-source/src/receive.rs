@@ -1,45 +1,51 @@
 //! HTTP: which request is a record, what belongs to it, and the answer.
+//!
+//! A request that is refused costs less than one that is accepted: whatever its head tells is decided before its body is
+//! read. In this order: is there such a source (404), is there room for one more request (503), is the body too large (413),
+//! would it fit into memory (503), is the source within its rate (429).
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN, ALLOW,
-    CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, SERVER, TRANSFER_ENCODING,
+    CONNECTION, CONTENT_TYPE, HeaderValue, SERVER,
 };
-use hyper::{HeaderMap, Method, Request};
+use hyper::http::request::Parts;
+use hyper::{Method, Request, Version};
 use stream_encoding::{
     BatchError, BatchFormat, BatchLimits, ContentType, Headers, Malformed, MapError, Record,
 };
-use stream_model::{Clock, SessionId};
+use stream_model::{Clock, SourceKey};
 use stream_node::Peer;
-use tokio::time::Instant;
 
-use crate::admission::{Admission, RECORD_OVERHEAD, Reservation};
-use crate::answer::{self, Answer, Detail, NO_SOURCE, OVERLOADED, Refusal};
+use crate::access::{AccessLog, Line};
+use crate::admission::{RECORD_OVERHEAD, Reservation};
+use crate::answer::{self, Answer, NO_SOURCE, OVERLOADED, Refusal};
 use crate::body;
-use crate::dispatch::Dispatcher;
+use crate::dispatch::{Dispatcher, Report};
 use crate::forwarded::TrustedProxies;
+use crate::head::{Query, Target, header_bytes};
 use crate::many::{self, Fate};
 use crate::mapper::Received;
 use crate::metrics::Metrics;
+use crate::request_id::{REQUEST_ID, RequestIds};
 use crate::table::{Entry, Table};
+use crate::visit::Visit;
 
 /// The most records of a request.
 const MAX_BATCH_RECORDS: usize = 10_000;
 /// Bodies with many records up to this size are taken apart where they were received.
 const SPLIT_INLINE_BYTES: usize = 64 << 10;
 
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const METHODS: HeaderValue = HeaderValue::from_static("OPTIONS, POST");
 const ANY: HeaderValue = HeaderValue::from_static("*");
 const SERVER_NAME: HeaderValue = HeaderValue::from_static("stream-service");
+const CLOSE: HeaderValue = HeaderValue::from_static("close");
 
 /// Takes requests.
 pub(crate) struct Receiver {
@@ -47,8 +53,6 @@ pub(crate) struct Receiver {
     pub table: Arc<Table>,
     /// Where records go.
     pub dispatcher: Dispatcher,
-    /// The memory budget.
-    pub admission: Admission,
     /// The present time.
     pub clock: Arc<dyn Clock>,
     /// What is counted.
@@ -65,134 +69,86 @@ pub(crate) struct Receiver {
     pub timeout: Duration,
     /// Where request ids come from.
     pub ids: RequestIds,
-}
-
-/// Makes request ids: the session and a number. A client's own id is not taken over, it could be anything.
-pub(crate) struct RequestIds {
-    session: u64,
-    next: AtomicU64,
-}
-
-/// The id of a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct RequestId {
-    session: u64,
-    number: u64,
-}
-
-impl RequestIds {
-    /// Ids of this session.
-    pub fn new(session: SessionId) -> Self {
-        Self {
-            session: session.0,
-            next: AtomicU64::new(1),
-        }
-    }
-
-    fn next(&self) -> RequestId {
-        RequestId {
-            session: self.session,
-            number: self.next.fetch_add(1, Ordering::Relaxed),
-        }
-    }
-}
-
-impl RequestId {
-    fn header(self) -> HeaderValue {
-        let mut id = [b'-'; 33];
-        id[..16].copy_from_slice(&hex(self.session));
-        id[17..].copy_from_slice(&hex(self.number));
-        HeaderValue::from_bytes(&id).expect("hexadecimal digits are a valid header value")
-    }
-}
-
-impl fmt::Display for RequestId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:016x}-{:016x}", self.session, self.number)
-    }
-}
-
-fn hex(number: u64) -> [u8; 16] {
-    let mut digits = [0; 16];
-    for (position, digit) in digits.iter_mut().enumerate() {
-        *digit = b"0123456789abcdef"[(number >> (60 - 4 * position) & 15) as usize];
-    }
-    digits
-}
-
-/// What the path of a request names.
-#[derive(Debug, PartialEq, Eq)]
-enum Target<'a> {
-    HealthCheck,
-    Stream {
-        project: &'a str,
-        source: &'a str,
-        secret: &'a str,
-    },
-    Nothing,
-}
-
-impl<'a> Target<'a> {
-    fn parse(path: &'a str) -> Self {
-        if path == "/health-check" {
-            return Self::HealthCheck;
-        }
-        let mut segments = path.strip_prefix("/stream/").unwrap_or("").split('/');
-        match (
-            segments.next(),
-            segments.next(),
-            segments.next(),
-            segments.next(),
-        ) {
-            (Some(project), Some(source), Some(secret), None)
-                if ![project, source, secret].contains(&"") =>
-            {
-                Self::Stream {
-                    project,
-                    source,
-                    secret,
-                }
-            }
-            _ => Self::Nothing,
-        }
-    }
+    /// One line for a request.
+    pub access: AccessLog,
 }
 
 impl Receiver {
     /// Answers a request.
     ///
     /// # Cancel safety
-    /// When the client goes away, the record is written or not; its memory is given back either way.
+    /// When the client goes away, the record is written or not; what the request held is given back either way.
     pub async fn receive(&self, request: Request<Incoming>) -> Answer {
-        let mut afterwards = Afterwards::Close;
-        let id = self.ids.next();
-        let mut answer = match self.route(request, id, &mut afterwards).await {
-            Ok(answer) => answer,
-            Err(refusal) => refusal.answer(),
-        };
-        let headers = answer.headers_mut();
-        if afterwards == Afterwards::Close {
-            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        let (mut head, mut body) = request.into_parts();
+        let id = self.ids.of(&head.headers);
+        let mut visit = self.begin(&head, id.clone());
+        let outcome = self.route(&mut head, &mut body, &mut visit).await;
+        let is_left = outcome.is_err() || visit.sources.is_empty();
+        let mut answer = outcome.unwrap_or_else(|refusal| refusal.answer());
+        if is_left {
+            leave(&mut answer, &head, body).await;
         }
+        if visit.end == body::End::Trailers && head.version == Version::HTTP_11 {
+            answer.headers_mut().insert(CONNECTION, CLOSE);
+        }
+        let headers = answer.headers_mut();
         headers.insert(SERVER, SERVER_NAME);
-        headers.insert(REQUEST_ID, id.header());
+        headers.insert(REQUEST_ID, id.clone());
         headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, ANY);
         self.metrics.answered(answer.status().as_u16());
+        let elapsed = visit.begun.elapsed();
+        visit.count(&answer, elapsed);
+        self.log(&head, &visit, &answer, &id, elapsed);
         answer
+    }
+
+    fn begin(&self, head: &Parts, id: HeaderValue) -> Visit {
+        let peer = head.extensions.get::<Peer>();
+        let client = peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| {
+            self.proxies.client(peer.0.ip(), &head.headers)
+        });
+        Visit::new(id, client)
+    }
+
+    fn log(&self, head: &Parts, visit: &Visit, answer: &Answer, id: &HeaderValue, took: Duration) {
+        let (status, error) = (answer.status().as_u16(), answer::error_name(answer));
+        let (wants, tells) = (self.access.wants(status), self.access.tells(status, error));
+        if !wants && !tells {
+            return;
+        }
+        let source = visit.sources.first().and_then(|source| source.route());
+        let source: Option<&SourceKey> = source.as_deref().map(|route| &route.source);
+        let line = Line {
+            method: &head.method,
+            path: head.uri.path(),
+            source,
+            status,
+            error,
+            bytes: visit.bytes,
+            elapsed: took,
+            request_id: id.to_str().unwrap_or_default(),
+            client: visit.client,
+        };
+        if wants {
+            line.log();
+        }
+        if tells {
+            line.tell();
+        }
     }
 
     async fn route(
         &self,
-        request: Request<Incoming>,
-        id: RequestId,
-        afterwards: &mut Afterwards,
+        head: &mut Parts,
+        body: &mut Incoming,
+        visit: &mut Visit,
     ) -> Result<Answer, Refusal> {
-        *afterwards = Afterwards::of(request.headers())?;
-        if header_bytes(&request) > self.max_header {
+        body::check_chunks(&head.headers)?;
+        if header_bytes(head) > self.max_header {
             let message = "Request line and headers are too long. Send less, or raise source.http.readBufferSize.";
             return Err(Refusal::new(413, "headerTooLarge", message));
         }
-        match (Target::parse(request.uri().path()), request.method()) {
+        match (Target::parse(head.uri.path()), &head.method) {
             (Target::HealthCheck, &Method::GET | &Method::HEAD) => Ok(answer::text(200, "OK")),
             (Target::HealthCheck, _) => Ok(not_allowed(HeaderValue::from_static("GET, HEAD"))),
             (Target::Stream { .. }, &Method::OPTIONS) => Ok(options()),
@@ -205,8 +161,8 @@ impl Receiver {
                 &Method::POST,
             ) => {
                 self.dispatcher.catch_up().await;
-                let sources = self.find(project, source, secret)?;
-                self.take(request, id, &sources, afterwards).await
+                visit.sources = self.find(project, source, secret)?;
+                self.take(head, body, visit).await
             }
             (Target::Stream { .. }, _) => Ok(not_allowed(METHODS)),
             (Target::Nothing, _) => Err(Refusal::new(
@@ -231,43 +187,41 @@ impl Receiver {
     /// Takes one record, or many.
     async fn take(
         &self,
-        request: Request<Incoming>,
-        id: RequestId,
-        sources: &[Arc<Entry>],
-        afterwards: &mut Afterwards,
+        head: &mut Parts,
+        body: &mut Incoming,
+        visit: &mut Visit,
     ) -> Result<Answer, Refusal> {
-        let query = Query::read(request.uri().query().unwrap_or(""));
+        let query = Query::read(head.uri.query().unwrap_or(""));
         let received_at = self.clock.now();
-        let deadline = Instant::now() + self.timeout;
-        let reserved = self.admission.reserve(RECORD_OVERHEAD);
-        let mut reserved = reserved.ok_or_else(|| Refusal::later(503, "overloaded", OVERLOADED))?;
-        let (parts, body) = request.into_parts();
-        let content_type = parts
-            .headers
-            .get(CONTENT_TYPE)
-            .and_then(|value| value.to_str().ok());
+        let deadline = visit.begun + self.timeout;
+        let content_type = head.headers.get(CONTENT_TYPE);
+        let content_type = content_type.and_then(|value| value.to_str().ok());
         let batch = BatchFormat::of(content_type, query.batch);
+        let content_type = ContentType::parse(content_type);
         let limit = batch.map_or(self.max_body, |_| self.max_batch);
+        let mut reserved = visit.admit()?;
+        body::check(body, limit, &reserved)?;
+        let ahead = body::known_len(&head.headers, body);
+        visit.pay_ahead(batch, ahead)?;
         let (body, end) = body::read(body, limit, deadline, &mut reserved).await?;
-        if end == body::End::Clear {
-            *afterwards = Afterwards::GoOn;
-        }
-        let (body, reserved) = body::decode(&parts.headers, body, limit, reserved).await?;
-        let peer = parts.extensions.get::<Peer>();
+        visit.end = end;
+        let (body, reserved) = body::decode(&head.headers, body, limit, reserved).await?;
+        visit.read(&body, ahead)?;
         let record = Record {
             received_at,
-            client_ip: peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| {
-                self.proxies.client(peer.0.ip(), &parts.headers)
-            }),
+            client_ip: visit.client,
             headers: Headers::default(),
-            content_type: ContentType::parse(content_type),
+            content_type,
             body,
         };
-        let received = Received::new(record, parts.headers).of_request(id);
+        let received = Received::new(record, std::mem::take(&mut head.headers));
+        let received = received.of_request(visit.id.clone());
         if let Some(format) = batch {
-            return self.take_many(format, received, reserved, sources).await;
+            return self.take_many(format, received, reserved, visit).await;
         }
-        let reports = self.dispatcher.dispatch(sources, received, reserved).await;
+        let dispatched = self.dispatcher.dispatch(&visit.sources, received, reserved);
+        let reports = dispatched.await;
+        visit.held = u64::from(reports.iter().any(Report::is_held));
         Ok(answer::answer(&reports, query.detail))
     }
 
@@ -277,9 +231,10 @@ impl Receiver {
         format: BatchFormat,
         request: Received,
         mut reserved: Reservation,
-        sources: &[Arc<Entry>],
+        visit: &mut Visit,
     ) -> Result<Answer, Refusal> {
         let items = self.split(format, request.record.body.clone()).await?;
+        visit.pay(items.len(), 0)?;
         let mut records = Vec::with_capacity(items.len());
         let mut unreadable: BTreeMap<u32, MapError> = BTreeMap::new();
         let request = request.with_headers();
@@ -298,7 +253,7 @@ impl Receiver {
             records.push((record, reserved.split(bytes)));
         }
         drop((request, reserved));
-        let reports = self.dispatcher.dispatch_many(sources, records).await;
+        let reports = self.dispatcher.dispatch_many(&visit.sources, records).await;
         let fates: Vec<Fate> = (0..)
             .zip(reports)
             .map(|(index, reports)| match unreadable.remove(&index) {
@@ -306,6 +261,7 @@ impl Receiver {
                 None => Fate::Sent(reports),
             })
             .collect();
+        visit.held = fates.iter().filter(|fate| fate.is_held()).count() as u64;
         Ok(many::answer(&fates))
     }
 
@@ -339,64 +295,16 @@ impl Receiver {
     }
 }
 
-/// Bytes of request line and headers, as HTTP/1.1 writes them.
-fn header_bytes<B>(request: &Request<B>) -> usize {
-    let line =
-        request.method().as_str().len() + request.uri().path().len() + "  HTTP/1.1\r\n".len();
-    let query = request.uri().query().map_or(0, |query| query.len() + 1);
-    let headers = request.headers().iter();
-    let headers = headers.map(|(name, value)| name.as_str().len() + value.len() + ": \r\n".len());
-    line + query + headers.sum::<usize>()
-}
-
-/// What becomes of a connection of HTTP/1 after the answer. It goes on only when the end of the request is beyond doubt:
-/// where a proxy in front sees another end than we do, one client could speak for the next.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Afterwards {
-    GoOn,
-    Close,
-}
-
-impl Afterwards {
-    /// Before the body was read.
-    ///
-    /// # Errors
-    /// When the body is in more than plain chunks. It would be taken with its further transfer encoding.
-    fn of(headers: &HeaderMap) -> Result<Self, Refusal> {
-        let mut encodings = headers.get_all(TRANSFER_ENCODING).iter();
-        match (encodings.next(), encodings.next()) {
-            (None, _) => Ok(Self::GoOn),
-            (Some(only), None) if only.as_bytes().eq_ignore_ascii_case(b"chunked") => {
-                Ok(Self::Close)
-            }
-            _ => {
-                let message =
-                    "The transfer encoding is not supported. Use chunked alone, or Content-Length.";
-                Err(Refusal::new(400, "badRequest", message))
-            }
-        }
+/// Reads as much of a body that nobody wants as keeps the connection of use, or says that it will be closed.
+async fn leave(answer: &mut Answer, head: &Parts, mut body: Incoming) {
+    // HTTP/2 ends the one request and keeps the connection; a client that was too slow is not waited for again.
+    if head.version != Version::HTTP_11 {
+        return;
     }
-}
-
-/// What the URL asks for. Anything unknown is ignored: clients add what their own tools want.
-#[derive(Debug, PartialEq, Eq)]
-struct Query {
-    detail: Detail,
-    /// The body has many records.
-    batch: bool,
-}
-
-impl Query {
-    fn read(query: &str) -> Self {
-        let has = |wanted| query.split('&').any(|pair| pair == wanted);
-        Self {
-            detail: if has("verbose=true") {
-                Detail::Verbose
-            } else {
-                Detail::Short
-            },
-            batch: has("batch=true"),
-        }
+    let was_slow = matches!(answer.status().as_u16(), 408 | 499);
+    let is_doubtful = body::check_chunks(&head.headers).is_err();
+    if was_slow || is_doubtful || !body::drain(&head.headers, &mut body).await {
+        answer.headers_mut().insert(CONNECTION, CLOSE);
     }
 }
 
@@ -414,62 +322,4 @@ fn not_allowed(allowed: HeaderValue) -> Answer {
     let mut answer = Refusal::new(405, "methodNotAllowed", message).answer();
     answer.headers_mut().insert(ALLOW, allowed);
     answer
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_three_whole_segments_name_a_source() {
-        let expected = Target::Stream {
-            project: "1",
-            source: "orders",
-            secret: "abc",
-        };
-        assert_eq!(Target::parse("/stream/1/orders/abc"), expected);
-        for path in [
-            "/stream/1/orders",
-            "/stream/1/orders/",
-            "/stream/1/orders/abc/",
-            "/stream//orders/abc",
-            "/stream",
-            "/",
-            "/streams/1/orders/abc",
-            "/x/stream/1/orders/abc",
-            "/health-check/",
-        ] {
-            assert_eq!(Target::parse(path), Target::Nothing, "{path}");
-        }
-    }
-
-    #[test]
-    fn request_ids_are_the_session_and_a_number() {
-        let ids = RequestIds::new(SessionId(0xab));
-        for expected in [
-            "00000000000000ab-0000000000000001",
-            "00000000000000ab-0000000000000002",
-        ] {
-            let id = ids.next();
-            assert_eq!(id.header(), expected);
-            assert_eq!(id.to_string(), expected);
-        }
-    }
-
-    #[test]
-    fn only_the_exact_flags_count() {
-        let query = |detail, batch| Query { detail, batch };
-        assert_eq!(
-            Query::read("a=1&verbose=true"),
-            query(Detail::Verbose, false)
-        );
-        assert_eq!(
-            Query::read("verbose=false&xverbose=true&batch=1"),
-            query(Detail::Short, false)
-        );
-        assert_eq!(
-            Query::read("batch=true&verbose=true"),
-            query(Detail::Verbose, true)
-        );
-    }
 }

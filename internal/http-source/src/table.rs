@@ -6,15 +6,22 @@ use std::sync::Arc;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::Mutex;
 use stream_model::SourceKey;
+use stream_model::rate::RateLimit;
 use subtle::ConstantTimeEq;
 
+use crate::admission::Account;
+use crate::intake::{Budgets, Intake};
 use crate::route::Route;
+use crate::source_metrics::Families;
 
 /// All sources. Sources come and go by a copy of the whole index; a new route for a known source is one swap.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Table {
     index: ArcSwap<Index>,
     changing: Mutex<()>,
+    /// What the sources share.
+    pub budgets: Budgets,
+    families: Arc<Families>,
 }
 
 #[derive(Debug, Default, Clone)]
@@ -26,6 +33,8 @@ struct Index {
 /// A source and its present route.
 #[derive(Debug)]
 pub(crate) struct Entry {
+    /// What belongs to the source whatever its route.
+    pub intake: Intake,
     route: ArcSwapOption<Route>,
 }
 
@@ -37,6 +46,30 @@ impl Entry {
 }
 
 impl Table {
+    /// No sources yet. They will share these budgets and be counted in these families.
+    pub fn new(budgets: Budgets, families: Arc<Families>) -> Self {
+        Self {
+            index: ArcSwap::default(),
+            changing: Mutex::default(),
+            budgets,
+            families,
+        }
+    }
+
+    /// Sets what each of these sources may take in a second, and the account of the volume that takes all its rows.
+    pub fn limit<'a>(
+        &self,
+        limits: impl Iterator<Item = (&'a SourceKey, RateLimit, Option<Arc<Account>>)>,
+    ) {
+        let index = self.index.load();
+        for (key, rate, volume) in limits {
+            if let Some(entry) = index.by_key.get(key) {
+                entry.intake.set_rate(rate);
+                entry.intake.set_volume(&self.budgets, volume);
+            }
+        }
+    }
+
     /// The sources behind a URL: those with this id, in all branches of the project, that have this secret.
     ///
     /// Neither the answer nor, as far as the comparison of secrets goes, its timing tells an unknown source from a wrong
@@ -90,8 +123,10 @@ impl Table {
                         .remove(&key);
                 }
                 (None, Some(route)) => {
+                    let (project, source) = (key.branch.project.0, key.source.as_str());
+                    let intake = Intake::new(&self.budgets, self.families.of(project, source));
                     next.get_or_insert_with(|| Index::clone(&index))
-                        .insert(key, route);
+                        .insert(key, route, intake);
                 }
                 (None, None) => {}
             }
@@ -103,8 +138,9 @@ impl Table {
 }
 
 impl Index {
-    fn insert(&mut self, key: SourceKey, route: Route) {
+    fn insert(&mut self, key: SourceKey, route: Route, intake: Intake) {
         let entry = Arc::new(Entry {
+            intake,
             route: ArcSwapOption::from_pointee(route),
         });
         let sources = self.by_url.entry(key.branch.project.0).or_default();
@@ -128,6 +164,18 @@ impl Index {
                 sources.remove(key.source.as_str());
             }
         }
+    }
+}
+
+#[cfg(test)]
+impl Default for Table {
+    /// With the default budgets, and figures that nobody sees.
+    fn default() -> Self {
+        let families = Families::new(100).expect("valid names");
+        Self::new(
+            Budgets::new(64 << 20, 20_000, usize::MAX),
+            Arc::new(families),
+        )
     }
 }
 

@@ -366,9 +366,13 @@ pub(crate) struct ModelDirectory {
 
 impl ModelDirectory {
     pub fn new() -> Arc<Self> {
+        Self::with(Table::default())
+    }
+
+    pub fn with(table: Table) -> Arc<Self> {
         let news = watch::Sender::new(0);
         Arc::new(Self {
-            table: Arc::default(),
+            table: Arc::new(table),
             fates: Mutex::default(),
             ahead: AtomicI64::new(0),
             news,
@@ -508,7 +512,7 @@ impl Rig {
         let link = Arc::new(Link::new(volume_id(id), SESSION, Arc::new(volume.clone())));
         let owner = Owner::new(lane.clone(), source(), Arc::clone(&link), around);
         let task = tokio::spawn(owner.run());
-        let admission = Admission::new(64 << 20);
+        let admission = directory.table.budgets.bytes.clone();
         Self {
             volume,
             directory,

@@ -2,6 +2,7 @@
 
 mod contract;
 mod many;
+mod overload;
 mod rejects;
 
 use std::convert::Infallible;
@@ -16,17 +17,21 @@ use hyper::body::{Body, Frame, Incoming};
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
+use prometheus::Registry;
 use serde_json::{Value, json};
 use stream_model::definition::ColumnKind;
 use stream_model::level::Durability;
 use stream_model::{Secret, Timestamp};
-use stream_node::{Listener, ServeOptions};
+use stream_node::{Listener, ServeOptions, ServerMetrics};
 use stream_storage::wire::RefusalReason;
 use tokio_util::sync::CancellationToken;
 
+use crate::access::AccessLog;
+use crate::config;
 use crate::dispatch::Dispatcher;
 use crate::forwarded::TrustedProxies;
-use crate::receive::{Receiver, RequestIds};
+use crate::receive::Receiver;
+use crate::request_id::RequestIds;
 use crate::route::{PlannedSink, Ready, Route, State, Target};
 use crate::testing::{
     Act, Rig, SESSION, TIMEOUT, body_sink, path_sink, route_on, sink, slice, source, target,
@@ -39,7 +44,8 @@ const JSON: (&str, &str) = ("content-type", "application/json; charset=utf-8");
 struct Server {
     rig: Rig,
     address: SocketAddr,
-    receiver: Arc<Receiver>,
+    registry: Registry,
+    _receiver: Arc<Receiver>,
     _stop: tokio_util::sync::DropGuard,
 }
 
@@ -58,6 +64,16 @@ impl Server {
         max_body: usize,
         rig: Rig,
     ) -> Self {
+        Self::logging(&config::AccessLog::default(), proxies, sinks, max_body, rig).await
+    }
+
+    async fn logging(
+        access: &config::AccessLog,
+        proxies: TrustedProxies,
+        sinks: Vec<PlannedSink>,
+        max_body: usize,
+        rig: Rig,
+    ) -> Self {
         let slices: Vec<_> = (1..).take(sinks.len()).map(slice).collect();
         rig.route(sinks, &slices);
         let mapper = Arc::clone(&rig.mapper);
@@ -65,7 +81,6 @@ impl Server {
         let receiver = Arc::new(Receiver {
             table: Arc::clone(&rig.directory.table),
             dispatcher: Dispatcher::new(mapper, metrics, Arc::clone(&rig.directory) as _, TIMEOUT),
-            admission: rig.admission.clone(),
             clock: Arc::new(stream_model::time::ManualClock::new(
                 Timestamp::from_millis(0),
             )),
@@ -76,6 +91,7 @@ impl Server {
             proxies,
             timeout: TIMEOUT,
             ids: RequestIds::new(SESSION),
+            access: AccessLog::new(access),
         });
         let local = SocketAddr::from(([127, 0, 0, 1], 0));
         let listener = Listener::bind(local, "the test", "test.listen")
@@ -90,12 +106,18 @@ impl Server {
                 async move { Ok::<_, Infallible>(receiver.receive(request).await) }
             })
         };
-        let serve = listener.serve(ServeOptions::default(), service, stop.clone());
+        let registry = Registry::new();
+        let options = ServeOptions {
+            metrics: Some(ServerMetrics::register(&registry, "test").expect("fresh")),
+            ..ServeOptions::default()
+        };
+        let serve = listener.serve(options, service, stop.clone());
         drop(tokio::spawn(serve));
         Self {
             rig,
             address,
-            receiver,
+            registry,
+            _receiver: receiver,
             _stop: stop.drop_guard(),
         }
     }
@@ -290,7 +312,7 @@ async fn bodies_are_limited_by_length_while_reading_and_by_memory() {
     );
     let free = (64 << 20) - 1000;
     let taken = server
-        .receiver
+        .rig
         .admission
         .reserve(free)
         .expect("nothing else is under way");

@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::definition::TableKind;
+use crate::rate::RateLimit;
 use crate::trigger::{ImportTrigger, UploadTrigger};
 
 /// The effective levels of one sink.
@@ -17,6 +18,8 @@ pub struct Levels {
     pub upload: UploadTrigger,
     /// The table.
     pub import: ImportTrigger,
+    /// What the source may take in a second. Sinks have no limit of their own.
+    pub rate: RateLimit,
 }
 
 /// How rows are kept on local disk.
@@ -108,6 +111,8 @@ pub struct Defaults {
     pub import: ConfiguredImport,
     /// When slices of rejected records are rotated. Not changed by settings of sources and sinks.
     pub rejects: UploadTrigger,
+    /// What a source may take in a second.
+    pub rate: RateLimit,
 }
 
 /// Upload triggers as configured; `None` means the default of the table kind.
@@ -167,6 +172,7 @@ impl Defaults {
                 min_interval: self.import.min_interval.unwrap_or(import.min_interval),
                 slices_count: self.import.slices_count.unwrap_or(import.slices_count),
             },
+            rate: self.rate,
         }
     }
 }
@@ -185,6 +191,7 @@ impl Default for Defaults {
             upload: ConfiguredUpload::default(),
             import: ConfiguredImport::default(),
             rejects: crate::rejects::default_trigger(),
+            rate: RateLimit::default(),
         }
     }
 }

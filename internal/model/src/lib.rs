@@ -15,6 +15,7 @@ pub mod key;
 pub mod level;
 pub mod opening;
 pub mod placement;
+pub mod rate;
 pub mod rejects;
 pub mod retry;
 pub mod secret;

@@ -246,7 +246,7 @@ impl Common {
             mirror: self.mirror.clone(),
             targets,
             defaults: config.defaults(),
-            source_public_url: config.source.http.public_url.clone(),
+            source_public_url: config.source.http.public_url_or_default(),
             clock: Arc::clone(&self.clock),
             registry: self.registry.clone(),
             listener,

@@ -20,7 +20,7 @@ use crate::view::settings::SettingsView;
 /// `GET B/sources/{source}/settings`
 pub(crate) async fn of_source(context: &Context, call: &Call) -> Result<Answer, ApiError> {
     let source = context.source(&call.path.source()?).await?;
-    let view = SettingsView::new(&source.settings, &context.default_levels(None));
+    let view = SettingsView::of_source(&source.settings, &context.default_levels(None));
     Ok(json(StatusCode::OK, &view))
 }
 
@@ -32,7 +32,7 @@ pub(crate) async fn of_sink(context: &Context, call: &Call) -> Result<Answer, Ap
         .apply(&context.default_levels(Some(sink.table.kind)));
     Ok(json(
         StatusCode::OK,
-        &SettingsView::new(&sink.settings, &inherited),
+        &SettingsView::of_sink(&sink.settings, &inherited),
     ))
 }
 
@@ -87,6 +87,7 @@ async fn update_source(
 pub(crate) async fn change_sink(context: &Arc<Context>, call: &Call) -> Result<Answer, ApiError> {
     let key = call.path.sink()?;
     let changes = Changes::read(&call.body)?;
+    changes.refuse_settings_of_sources()?;
     let (_, sink) = context.sink(&key).await?;
     changes.apply(
         &sink.settings,

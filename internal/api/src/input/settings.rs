@@ -1,7 +1,7 @@
 //! A change of settings.
 
 use serde_json::Value;
-use stream_model::definition::settings::{SPECS, SettingError};
+use stream_model::definition::settings::{SPECS, SettingError, is_of_sources};
 use stream_model::definition::{MAX_DESCRIPTION_LEN, Settings};
 use stream_model::level::Levels;
 
@@ -40,6 +40,17 @@ impl Changes {
             description,
             values,
         })
+    }
+
+    /// Refuses settings that a sink does not have.
+    pub(crate) fn refuse_settings_of_sources(&self) -> Result<(), ApiError> {
+        let mut keys = self.values.iter().map(|(key, _)| key);
+        match keys.find(|key| is_of_sources(key)) {
+            Some(key) => Err(ApiError::bad_request(format!(
+                "Setting {key:?} is one of sources, not of sinks. Change it for the source."
+            ))),
+            None => Ok(()),
+        }
     }
 
     /// The settings after the change. `levels` are those without any settings.

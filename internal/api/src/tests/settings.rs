@@ -147,6 +147,42 @@ async fn protected_keys_and_values_out_of_range_change_nothing() {
 }
 
 #[tokio::test]
+async fn rates_are_settings_of_sources_and_not_of_sinks() {
+    let world = World::start().await;
+    world.source("Orders").await;
+    world.sink("Raw").await;
+    let (records, bytes) = (
+        "source.http.rateLimit.recordsPerSecond",
+        "source.http.rateLimit.bytesPerSecond",
+    );
+    let shown = setting(&world.client.get(SOURCE).await.json(), records);
+    assert_eq!(
+        (&shown["value"], &shown["defaultValue"], &shown["type"]),
+        (&json!(0), &json!(0), &json!("int"))
+    );
+    let body = json!({"settings": [
+        {"key": records, "value": 2000}, {"key": bytes, "value": "1MB"},
+    ]});
+    world.client.done("PATCH", SOURCE, body).await;
+    let settings = world.client.get(SOURCE).await.json();
+    assert_eq!(setting(&settings, records)["value"], 2000);
+    assert_eq!(setting(&settings, bytes)["value"], "1MB");
+    world
+        .client
+        .done("PATCH", SOURCE, change(bytes, Value::Null))
+        .await;
+    let settings = world.client.get(SOURCE).await.json();
+    assert_eq!(setting(&settings, bytes)["value"], "0B");
+    let sink = format!("{SINKS}/raw/settings");
+    let of_sink = world.client.get(&sink).await.text;
+    assert!(!of_sink.contains("rateLimit"), "{of_sink}");
+    let body = change(records, json!(5));
+    let reply = world.client.send("PATCH", &sink, Some(body)).await;
+    assert_eq!(reply.refusal(), (400, "stream.api.badRequest".to_owned()));
+    world.stop().await.expect("stopped");
+}
+
+#[tokio::test]
 async fn changes_run_in_the_order_of_their_requests() {
     let world = World::start().await;
     world.source("Orders").await;

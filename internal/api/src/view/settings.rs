@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde_json::Value;
 use stream_model::definition::Settings;
-use stream_model::definition::settings::SPECS;
+use stream_model::definition::settings::{SPECS, Spec};
 use stream_model::level::Levels;
 
 /// All settings of a source or sink, sorted by key.
@@ -30,10 +30,20 @@ struct SettingView {
 }
 
 impl SettingsView {
-    /// `inherited` are the levels without the entity's own settings.
-    pub(crate) fn new(own: &Settings, inherited: &Levels) -> Self {
+    /// The settings of a source. `inherited` are the levels without its own.
+    pub(crate) fn of_source(own: &Settings, inherited: &Levels) -> Self {
+        Self::new(SPECS.iter(), own, inherited)
+    }
+
+    /// The settings of a sink. `inherited` are the levels without its own.
+    pub(crate) fn of_sink(own: &Settings, inherited: &Levels) -> Self {
+        let specs = SPECS.iter().filter(|spec| !spec.is_of_sources());
+        Self::new(specs, own, inherited)
+    }
+
+    fn new(specs: impl Iterator<Item = &'static Spec>, own: &Settings, inherited: &Levels) -> Self {
         let effective = own.apply(inherited);
-        let settings = SPECS.iter().map(|spec| SettingView {
+        let settings = specs.map(|spec| SettingView {
             key: spec.key,
             kind: spec.kind.as_str(),
             description: spec.description,

@@ -382,11 +382,8 @@ async fn check(row: &Row) {
     let server = world(row.given).await;
     let taken = matches!(row.given, Given::NoMemory).then(|| {
         let all = 64 << 20;
-        server
-            .receiver
-            .admission
-            .reserve(all)
-            .expect("nothing else is under way")
+        let taken = server.rig.admission.reserve(all);
+        taken.expect("nothing else is under way")
     });
     let answer = server.send(row.request()).await;
     drop(taken);

@@ -170,7 +170,7 @@ async fn what_cannot_be_taken_apart_is_refused_as_a_whole() {
 #[tokio::test]
 async fn a_batch_that_does_not_fit_into_memory_leaves_nothing_behind() {
     let server = Server::start(vec![body_sink("a", 1)]).await;
-    let free = &server.receiver.admission;
+    let free = &server.rig.admission;
     // The records need half a MiB beside their bytes.
     let taken = free
         .reserve((64 << 20) - 100_000)

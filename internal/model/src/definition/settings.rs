@@ -1,6 +1,6 @@
 //! Settings of a source or sink that differ from the defaults.
 //!
-//! A sink's own setting beats its source's, which beats the configuration. Values are kept in the form in which clients
+//! A sink's own setting beats its source's, which beats the configuration. Settings below `source.` are of sources only. Values are kept in the form in which clients
 //! write them (`"30s"`, `"5MB"`, `1000`, `true`) and are checked by [`Settings::set`] before they are stored.
 
 use std::collections::BTreeMap;
@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::level::{Compression, Durability, Levels};
+use crate::rate::RateLimit;
 use crate::unit::{ByteSize, Interval};
 
 /// Changed settings by full key, for example `storage.level.staging.upload.trigger.count`.
@@ -86,8 +87,35 @@ pub enum SettingError {
 
 const COUNT_RANGE: std::ops::RangeInclusive<u64> = 1..=10_000_000;
 
+const BYTES_PER_SECOND: &str = "source.http.rateLimit.bytesPerSecond";
+const RECORDS_PER_SECOND: &str = "source.http.rateLimit.recordsPerSecond";
+
 /// All settings, sorted by key.
 pub const SPECS: &[Spec] = &[
+    Spec {
+        key: BYTES_PER_SECOND,
+        kind: Kind::String,
+        description: "Bytes of bodies that each process takes for the source in a second. More are refused with 429.",
+        validation: "0B (no limit), or 1KB to 10GB",
+        protected: false,
+        get: |levels| ByteSize(levels.rate.bytes_or_zero()).to_string().into(),
+        set: |levels, value| {
+            levels.rate = RateLimit::new(levels.rate.records_or_zero(), byte_rate(value)?);
+            Ok(())
+        },
+    },
+    Spec {
+        key: RECORDS_PER_SECOND,
+        kind: Kind::Int,
+        description: "Records that each process takes for the source in a second. More are refused with 429.",
+        validation: "0 (no limit) to 10000000",
+        protected: false,
+        get: |levels| levels.rate.records_or_zero().into(),
+        set: |levels, value| {
+            levels.rate = RateLimit::new(record_rate(value)?, levels.rate.bytes_or_zero());
+            Ok(())
+        },
+    },
     Spec {
         key: "storage.level.local.encoding.compression.type",
         kind: Kind::String,
@@ -252,6 +280,20 @@ fn count(value: &Value) -> Result<u64, String> {
     count.ok_or_else(|| "must be a whole number from 1 to 10000000".to_owned())
 }
 
+fn record_rate(value: &Value) -> Result<u64, String> {
+    let max = RateLimit::MAX_RECORDS;
+    let rate = value.as_u64().filter(|rate| *rate <= max);
+    rate.ok_or_else(|| format!("must be a whole number from 0 to {max}; 0 is no limit"))
+}
+
+fn byte_rate(value: &Value) -> Result<u64, String> {
+    let rate = value.as_str().and_then(|text| text.parse().ok());
+    let in_range =
+        |ByteSize(rate): &ByteSize| matches!(rate, 0 | RateLimit::MIN_BYTES..=RateLimit::MAX_BYTES);
+    let rate = rate.filter(in_range).map(|ByteSize(rate)| rate);
+    rate.ok_or_else(|| "must be a size from 1KB to 10GB, or \"0B\" for no limit".to_owned())
+}
+
 fn interval(value: &Value, min: &str, max: &str) -> Result<Interval, String> {
     let parse = |text: &str| text.parse::<Interval>();
     let range = parse(min)
@@ -273,11 +315,23 @@ fn size(value: &Value, min: &str, max: &str) -> Result<ByteSize, String> {
         .ok_or_else(|| format!("must be a size from {min} to {max}, for example \"{max}\""))
 }
 
+/// Whether only sources have settings with such a key, not their sinks.
+#[must_use]
+pub fn is_of_sources(key: &str) -> bool {
+    key.starts_with("source.")
+}
+
 fn spec(key: &str) -> Option<&'static Spec> {
     SPECS.iter().find(|spec| spec.key == key)
 }
 
 impl Spec {
+    /// Whether only sources have the setting, not their sinks.
+    #[must_use]
+    pub fn is_of_sources(&self) -> bool {
+        is_of_sources(self.key)
+    }
+
     /// The value of the setting in these levels.
     #[must_use]
     pub fn value(&self, levels: &Levels) -> Value {
@@ -333,6 +387,21 @@ impl Settings {
         result
     }
 
+    /// The rate of a source with these settings, where `configured` is that of others. A stored value that is no longer
+    /// valid is passed over, as by [`Self::apply`].
+    #[must_use]
+    pub fn rate(&self, configured: RateLimit) -> RateLimit {
+        let records = self.0.get(RECORDS_PER_SECOND).map(record_rate);
+        let bytes = self.0.get(BYTES_PER_SECOND).map(byte_rate);
+        let or = |own: Option<Result<u64, String>>, configured| {
+            own.and_then(Result::ok).unwrap_or(configured)
+        };
+        RateLimit::new(
+            or(records, configured.records_or_zero()),
+            or(bytes, configured.bytes_or_zero()),
+        )
+    }
+
     /// Whether nothing was changed.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -352,9 +421,41 @@ mod tests {
     }
 
     #[test]
-    fn specs_are_sorted_and_exactly_seven_can_be_changed() {
+    fn specs_are_sorted_and_exactly_seven_of_sinks_can_be_changed() {
         assert!(SPECS.is_sorted_by_key(|spec| spec.key));
-        assert_eq!(SPECS.iter().filter(|spec| !spec.protected).count(), 7);
+        let changeable = || SPECS.iter().filter(|spec| !spec.protected);
+        assert_eq!(changeable().filter(|spec| !spec.is_of_sources()).count(), 7);
+        assert_eq!(changeable().filter(|spec| spec.is_of_sources()).count(), 2);
+    }
+
+    #[test]
+    fn the_rates_of_a_source_are_set_one_by_one_and_zero_is_no_limit() {
+        let mut settings = Settings::default();
+        let configured = Levels {
+            rate: RateLimit::new(7, 0),
+            ..levels()
+        };
+        let mut set = |key: &str, value| {
+            let key = format!("source.http.rateLimit.{key}");
+            settings.set(&configured, &key, value).expect("in range");
+            let rate = settings.apply(&configured).rate;
+            assert_eq!(settings.rate(configured.rate), rate);
+            rate
+        };
+        assert_eq!(
+            set("bytesPerSecond", json!("1MB")),
+            RateLimit::new(7, 1 << 20)
+        );
+        assert_eq!(
+            set("recordsPerSecond", json!(0)),
+            RateLimit::new(0, 1 << 20)
+        );
+        assert_eq!(
+            set("recordsPerSecond", json!(500)),
+            RateLimit::new(500, 1 << 20)
+        );
+        assert_eq!(set("bytesPerSecond", json!("0B")), RateLimit::new(500, 0));
+        assert_eq!(set("recordsPerSecond", Value::Null), RateLimit::new(7, 0));
     }
 
     #[test]
@@ -401,6 +502,12 @@ mod tests {
             ),
             ("storage.level.staging.upload.trigger.size", json!("1GB")),
             ("storage.level.local.encoding.sync.wait", json!("yes")),
+            ("source.http.rateLimit.recordsPerSecond", json!(10_000_001)),
+            ("source.http.rateLimit.recordsPerSecond", json!(-1)),
+            ("source.http.rateLimit.recordsPerSecond", json!(1.5)),
+            ("source.http.rateLimit.bytesPerSecond", json!("1023B")),
+            ("source.http.rateLimit.bytesPerSecond", json!("11GB")),
+            ("source.http.rateLimit.bytesPerSecond", json!(5000)),
         ] {
             assert!(
                 matches!(set(key, value.clone()), Err(SettingError::Value { .. })),

@@ -23,6 +23,24 @@ stream-load bench [flags]          starts the service beside this program and me
   --body-bytes N    (default 1024)
   --rate N          of the measurement at a fixed rate (default 10000)
   --with-import     leaves the triggers of upload and import at their defaults; else they rest
+stream-load http [flags]           starts the service beside this program for each size of records and requests
+  --body-bytes LIST sizes of a record, a case for each (default 100,1024,10000)
+  --batch LIST      records in a request, a case for each (default 1,100,1000)
+  --sinks LIST      sinks of the source, a case for each (default 1,3)
+  --duration TIME   of each case (default 20s)
+stream-load overload [flags]       offers a source more than its rate limit
+  --limit N         the limit, records in a second (default 2000)
+  --rate N          requests in a second (default 10000)
+  --connections N   (default 256)
+  --body-bytes N    (default 1024)
+  --duration TIME   (default 20s)
+stream-load tenant [flags]         measures a source alone and beside one that sends far more than its limit
+  --rate N          requests of the neighbour in a second (default 500)
+  --limit N         the limit of the other source, records in a second (default 200)
+  --times N         so many times its limit it sends (default 50)
+  --body-bytes N    (default 1024)
+  --repeats N       of each measurement; the table has the medians (default 5)
+  --duration TIME   of each measurement (default 20s)
 stream-load state [flags]          starts the service beside this program and measures what its state costs
   --store KIND      embedded, or etcd for one member of a real one (default embedded)
   --idle TIME       that an idle service is watched (default 60s)

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use serde_json::json;
-use stream_tests::client::{Connection, PATIENCE, PAUSE};
+use stream_tests::client::{Connection, PATIENCE, PAUSE, Source};
 use stream_tests::scratch::Scratch;
 use stream_tests::service::Service;
 use stream_tests::setup::Setup;
@@ -171,9 +171,14 @@ impl Options {
 
 fn setup(options: Options, dir: &Path) -> anyhow::Result<Setup> {
     let setup = Setup::new(dir)?;
-    if options.import == Import::Default {
-        return Ok(setup);
-    }
+    Ok(match options.import {
+        Import::Default => setup,
+        Import::Paused => without_import(setup),
+    })
+}
+
+/// With triggers that no run reaches.
+pub fn without_import(setup: Setup) -> Setup {
     let triggers = [
         ("STAGING_UPLOAD_TRIGGER_COUNT", "10000000"),
         ("STAGING_UPLOAD_TRIGGER_SIZE", "50MB"),
@@ -185,13 +190,19 @@ fn setup(options: Options, dir: &Path) -> anyhow::Result<Setup> {
     let set = |setup: Setup, (name, value): (&str, &str)| {
         setup.env(&format!("STORAGE_LEVEL_{name}"), value)
     };
-    Ok(triggers.into_iter().fold(setup, set))
+    triggers.into_iter().fold(setup, set)
 }
 
 /// Creates a source with one sink of path columns and gives the path of its URL.
 async fn create_sink(service: &Service) -> anyhow::Result<String> {
+    let source = create_source(service, "bench", 1).await?;
+    Ok(source.path)
+}
+
+/// Creates a source with so many sinks of path columns, in tables named `<id>-1` and so on.
+pub async fn create_source(service: &Service, id: &str, sinks: u64) -> anyhow::Result<Source> {
     let api = service.api()?;
-    let source = api.create_source("bench").await?;
+    let source = api.create_source(id).await?;
     let path = |name: &str, path: &str| json!({"type": "path", "name": name, "path": path, "rawString": true, "defaultValue": ""});
     let columns = [
         json!({"type": "uuid", "name": "uuid"}),
@@ -203,8 +214,11 @@ async fn create_sink(service: &Service) -> anyhow::Result<String> {
         path("currency", "data.currency"),
         path("text", "text"),
     ];
-    api.create_sink(&source, "bench", &columns).await?;
-    Ok(source.path)
+    for number in 1..=sinks {
+        let table = format!("{id}-{number}");
+        api.create_sink(&source, &table, &columns).await?;
+    }
+    Ok(source)
 }
 
 /// The bare server, in a process of its own.
@@ -322,9 +336,12 @@ fn row(series: &Series) -> String {
     format!("| {} |", cells.join(" | "))
 }
 
-/// The middle one, or the mean of the two in the middle.
 fn median(series: &Series, value: impl Fn(&Run) -> f64) -> f64 {
-    let mut values: Vec<f64> = series.runs.iter().map(value).collect();
+    middle(series.runs.iter().map(value).collect())
+}
+
+/// The middle one, or the mean of the two in the middle.
+pub fn middle(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
     match values.len() {

@@ -2,21 +2,28 @@
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::target::Target;
 
 /// Different bodies that are sent in turn, so that compression sees what it would see in real life.
-const VARIETY: u64 = 512;
+const VARIETY: usize = 512;
 const WORDS: [&str; 16] = [
     "order", "invoice", "merged", "please", "review", "customer", "total", "shipped", "retry",
     "ready", "branch", "failed", "again", "thanks", "number", "update",
 ];
 
+/// All of them together take at most about this much memory, and there are at least [`FEWEST`].
+const MEMORY: usize = 64 << 20;
+const FEWEST: usize = 4;
+/// Records below this size have an id and a text only.
+const SMALL: usize = 250;
+
 /// Whole requests, head and body. `batch` records are one request, a line each.
 pub fn requests(target: &Target, bytes: usize, batch: usize) -> Vec<Vec<u8>> {
     let mut rng = StdRng::seed_from_u64(1);
-    (0..VARIETY)
+    let number = MEMORY / bytes.saturating_mul(batch).max(1);
+    (0..number.clamp(FEWEST, VARIETY))
         .map(|_| request(&mut rng, target, bytes, batch))
         .collect()
 }
@@ -40,14 +47,22 @@ fn request(rng: &mut StdRng, target: &Target, bytes: usize, batch: usize) -> Vec
 
 /// A record of `bytes` bytes, or as few as the shape allows.
 pub fn record(rng: &mut StdRng, bytes: usize) -> String {
-    let mut value = json!({
-        "id": format!("evt_{:016x}", rng.random::<u64>()),
+    let id = format!("evt_{:016x}", rng.random::<u64>());
+    if bytes < SMALL {
+        return filled(rng, json!({"id": id, "text": ""}), bytes);
+    }
+    let value = json!({
+        "id": id,
         "type": "order.updated",
         "created": 1_767_225_600 + rng.random_range(0..10_000_000),
         "actor": {"id": rng.random_range(1..100_000), "name": WORDS[rng.random_range(0..WORDS.len())]},
         "data": {"amount": rng.random_range(1..1_000_000), "currency": "eur", "paid": rng.random_bool(0.5)},
         "text": "",
     });
+    filled(rng, value, bytes)
+}
+
+fn filled(rng: &mut StdRng, mut value: Value, bytes: usize) -> String {
     let without_text = value.to_string().len();
     let mut text = String::new();
     while text.len() + without_text < bytes {
@@ -66,13 +81,13 @@ mod tests {
     #[test]
     fn records_are_json_of_the_size_that_was_asked_for() {
         let mut rng = StdRng::seed_from_u64(5);
-        for bytes in [300, 1_024, 10_000] {
+        for bytes in [100, 249, 300, 1_024, 10_000] {
             let record = record(&mut rng, bytes);
             assert_eq!(record.len(), bytes);
             assert!(serde_json::from_str::<serde_json::Value>(&record).is_ok());
         }
         assert!(
-            record(&mut rng, 1).len() < 250,
+            record(&mut rng, 1).len() < 50,
             "as small as the shape allows"
         );
     }

@@ -61,6 +61,8 @@ pub struct Measured {
     pub elapsed: Duration,
     /// From the time at which a request was due to its answer, for requests answered 2xx.
     pub latency: Histogram,
+    /// The same for requests answered 429 or 503.
+    pub refusal: Histogram,
     /// From the time at which a request was due to the time at which it was sent.
     pub lag: Histogram,
     /// CPU seconds of this process.
@@ -77,6 +79,12 @@ impl Measured {
         self.statuses.range(200..300).map(|(_, count)| count).sum()
     }
 
+    /// Requests that were answered 429 or 503.
+    pub fn refused(&self) -> u64 {
+        let of = |status| self.statuses.get(status).copied().unwrap_or(0);
+        [429, 503].iter().map(of).sum()
+    }
+
     /// Requests in a second that were answered 2xx.
     pub fn rate(&self) -> f64 {
         self.ok() as f64 / self.elapsed.as_secs_f64().max(f64::EPSILON)
@@ -89,6 +97,7 @@ struct Counts {
     statuses: BTreeMap<u16, u64>,
     failed: u64,
     latency: Histogram,
+    refusal: Histogram,
     lag: Histogram,
 }
 
@@ -109,6 +118,7 @@ pub async fn run(load: Load) -> anyhow::Result<Measured> {
         statuses: BTreeMap::new(),
         failed: 0,
         latency: Histogram::new(),
+        refusal: Histogram::new(),
         lag: Histogram::new(),
     }));
     let (own, pressure, avg10) = (
@@ -156,6 +166,7 @@ pub async fn run(load: Load) -> anyhow::Result<Measured> {
         records: 0,
         elapsed,
         latency: counts.latency,
+        refusal: counts.refusal,
         lag: counts.lag,
         own_cpu,
         cpu_pressure: pressure.share(),
@@ -256,10 +267,11 @@ impl Worker {
             return;
         };
         *counts.statuses.entry(status).or_default() += 1;
-        if (200..300).contains(&status) {
-            counts
-                .latency
-                .record(answered.saturating_duration_since(due));
+        let took = answered.saturating_duration_since(due);
+        match status {
+            200..300 => counts.latency.record(took),
+            429 | 503 => counts.refusal.record(took),
+            _ => {}
         }
     }
 

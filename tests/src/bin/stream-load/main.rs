@@ -2,7 +2,7 @@
 //!
 //! Without a word it sends records to a URL. `bench` starts the service that was built with it and measures it beside a
 //! bare server and the disk, all in one run, because no figure of a shared machine means anything alone. `state` measures
-//! what the state costs. `volume` and `recovery` need no service: they measure a volume in this process.
+//! what the state costs. `http`, `overload` and `tenant` measure the intake in all its sizes and beyond its limits. `volume` and `recovery` need no service: they measure a volume in this process.
 
 #![allow(
     clippy::disallowed_methods,
@@ -21,6 +21,7 @@ mod bench;
 mod body;
 mod frames;
 mod histogram;
+mod http;
 mod load;
 mod machine;
 mod recovery;
@@ -64,6 +65,9 @@ fn run() -> anyhow::Result<()> {
             let port = port.context("bare needs --port, from 1 to 65535")?;
             tokio::runtime::Runtime::new()?.block_on(bare::serve(port))
         }
+        ["http"] => http::run(&http::Options::read(args)?),
+        ["overload"] => http::overload::run(&http::overload::Options::read(args)?),
+        ["tenant"] => http::tenant::run(&http::tenant::Options::read(args)?),
         ["bench"] => bench::run(bench::Options::read(args)?),
         ["state"] => state::run(state::Options::read(args)?),
         ["volume"] => volume::run(&volume::Options::read(args)?),
