@@ -33,6 +33,7 @@ mod response;
 mod route;
 mod server;
 mod task;
+mod templates;
 pub mod token;
 mod view;
 

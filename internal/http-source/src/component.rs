@@ -12,8 +12,8 @@ use prometheus::Registry;
 use stream_model::unit::ByteSize;
 use stream_model::{Clock, ErrorKind, SessionId};
 use stream_node::{
-    Listener, OnError, ReadyFlag, ServeOptions, ServerMetrics, Shutdown, StillRunning, Tasks, Tls,
-    TlsError,
+    Helpers, Listener, OnError, ReadyFlag, ServeOptions, ServerMetrics, Shutdown, StillRunning,
+    Tasks, Tls, TlsError,
 };
 use stream_state::Mirror;
 use stream_storage::wire::Transport;
@@ -32,6 +32,7 @@ use crate::metrics::Metrics;
 use crate::receive::{Receiver, RequestIds};
 use crate::route::Directory;
 use crate::table::Table;
+use crate::templates::{Evaluators, Limits};
 
 /// How often the gauge of the memory budget is set.
 const GAUGE_PERIOD: Duration = Duration::from_secs(1);
@@ -46,6 +47,8 @@ pub struct Deps {
     pub transport: Arc<dyn Transport>,
     /// Gives records their time of arrival.
     pub clock: Arc<dyn Clock>,
+    /// Starts the processes that evaluate templates.
+    pub helpers: Helpers,
     /// Takes the metrics.
     pub registry: Registry,
     /// The open port.
@@ -88,6 +91,7 @@ pub struct HttpSource {
     address: SocketAddr,
     intake: Tasks,
     lanes: Tasks,
+    templates: Tasks,
     feed: Tasks,
     ready: ReadyFlag,
 }
@@ -107,6 +111,7 @@ impl HttpSource {
             mirror,
             transport,
             clock,
+            helpers,
             registry,
             listener,
             ready,
@@ -119,21 +124,30 @@ impl HttpSource {
         let server_metrics = ServerMetrics::register(&registry, "http-source")?;
         let intake = Tasks::new("http-source", &shutdown);
         let lane_tasks = Tasks::new("http-source lanes", &shutdown);
+        let template_tasks = Tasks::new("http-source templates", &shutdown);
         let feed_tasks = Tasks::new("http-source routes", &shutdown);
         let timeout = config.request_timeout.0;
 
         let mapper = Arc::new(Mapper::new(bytes(config.row_size_limit), seed));
+        let evaluators = Evaluators::new(
+            helpers,
+            limits(&config),
+            metrics.templates.clone(),
+            spawner(&template_tasks, "evaluator"),
+            template_tasks.token(),
+        );
         let table = Arc::new(Table::default());
         let routes = Arc::new(Routes::new(Arc::clone(&table), mirror));
         let lanes = Arc::new(Lanes::new(
             session,
             transport,
             timeout,
-            spawner(&lane_tasks),
+            spawner(&lane_tasks, "lane"),
         ));
         let around = Surroundings {
             directory: Arc::clone(&routes) as Arc<dyn Directory>,
             mapper: Arc::clone(&mapper),
+            evaluators: evaluators.clone(),
             metrics: Arc::clone(&metrics),
             stop: lane_tasks.token(),
         };
@@ -147,7 +161,13 @@ impl HttpSource {
         metrics.in_flight_limit_bytes.set(limit);
         let receiver = Arc::new(Receiver {
             table,
-            dispatcher: Dispatcher::new(mapper, Arc::clone(&metrics), directory, timeout),
+            dispatcher: Dispatcher::new(
+                mapper,
+                evaluators,
+                Arc::clone(&metrics),
+                directory,
+                timeout,
+            ),
             admission: admission.clone(),
             clock,
             metrics: Arc::clone(&metrics),
@@ -179,6 +199,7 @@ impl HttpSource {
             address,
             intake,
             lanes: lane_tasks,
+            templates: template_tasks,
             feed: feed_tasks,
             ready,
         })
@@ -201,9 +222,10 @@ impl HttpSource {
         let left = end.saturating_duration_since(tokio::time::Instant::now());
         // Also after a late intake: what can be written is written.
         let lanes = self.lanes.stop(left.max(deadline / 10)).await;
-        // Last: lanes that wait for a slice need the routes until they are done.
+        // Last: lanes that wait for a slice need the routes until they are done, and may have to map again.
+        let templates = self.templates.stop(deadline).await;
         let feed = self.feed.stop(deadline).await;
-        intake.and(lanes).and(feed)
+        intake.and(lanes).and(templates).and(feed)
     }
 }
 
@@ -231,10 +253,20 @@ fn serve_options(config: &Config, tls: Option<Tls>, metrics: ServerMetrics) -> S
     }
 }
 
-fn spawner(tasks: &Tasks) -> crate::lanes::Spawn {
+fn limits(config: &Config) -> Limits {
+    let workers = usize::try_from(config.jsonnet.workers).unwrap_or(usize::MAX);
+    let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    Limits {
+        workers: if workers == 0 { cores() } else { workers },
+        time: config.jsonnet.timeout.0,
+        row: bytes(config.row_size_limit),
+    }
+}
+
+fn spawner(tasks: &Tasks, name: &'static str) -> crate::lanes::Spawn {
     let tasks = tasks.clone();
-    Box::new(move |lane| {
-        spawn(&tasks, "lane", lane);
+    Box::new(move |task| {
+        spawn(&tasks, name, task);
     })
 }
 

@@ -93,6 +93,7 @@ fn sink_definition(key: SinkKey) -> Sink {
         kind: ColumnKind::Body,
         name: "c".to_owned(),
         primary_key: false,
+        data_type: stream_model::definition::mapping::DataType::String,
     };
     Sink {
         key,
@@ -176,6 +177,7 @@ impl Process {
             mirror: self.mirror.clone(),
             transport: Arc::new(self.direct.clone()),
             clock: Arc::new(SystemClock),
+            helpers: crate::testing::helpers(),
             registry: Registry::new(),
             listener: Listener::bind(local, "the test", "test.listen")
                 .await

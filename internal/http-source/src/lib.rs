@@ -1,6 +1,8 @@
 //! Receives records over HTTP, makes rows of them, and answers when the rows are durable.
 //!
 //! ```text
+//!              templates (evaluator processes, where a mapping needs them)
+//!                 │
 //! receive ─▶ dispatch ─▶ mapper ─▶ lane (open batch) ─▶ owner task ─▶ link ─▶ volume
 //!    ▲            │                                         │
 //!    │            └── table ◀── feed ◀── mirror             │ one wake-up
@@ -53,10 +55,11 @@ mod position;
 mod receive;
 mod route;
 mod table;
+mod templates;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;
 
 pub use component::{Deps, HttpSource, StartError};
-pub use config::{Config, TlsFiles};
+pub use config::{Config, Jsonnet, TlsFiles};

@@ -14,6 +14,7 @@ use rand::{Rng, SeedableRng};
 use stream_encoding::{ContentType, Headers, MapError, Record, Rows};
 
 use crate::route::Plan;
+use crate::templates::Evaluated;
 
 /// The buffer of a thread is thrown away when a record has made it larger than this.
 const SCRATCH_BYTES: usize = 1 << 20;
@@ -25,6 +26,8 @@ const SCRATCH_BYTES: usize = 1 << 20;
 pub(crate) struct Received {
     /// The record.
     pub record: Record,
+    /// What templates made of it, if any were needed.
+    pub evaluated: Option<Evaluated>,
     /// Headers that are not in the record yet.
     raw_headers: HeaderMap,
 }
@@ -34,6 +37,7 @@ impl Received {
     pub fn new(record: Record, headers: HeaderMap) -> Self {
         Self {
             record,
+            evaluated: None,
             raw_headers: headers,
         }
     }
@@ -59,6 +63,13 @@ impl Received {
         if plan.needs_headers() {
             self.take_headers();
         }
+    }
+
+    /// Whether a plan needs to know what its templates make of the record first. Then it must be prepared for the plan, and
+    /// evaluated ([`crate::templates`]).
+    pub fn needs_evaluation_for(&self, plan: &Plan) -> bool {
+        plan.has_templates()
+            && !(self.evaluated.as_ref()).is_some_and(|evaluated| evaluated.covers(plan))
     }
 
     fn take_headers(&mut self) {
@@ -137,12 +148,12 @@ impl Mapper {
         take: impl FnOnce(Received, &mut Mapped) -> R,
     ) -> R {
         SCRATCH.with_borrow_mut(|scratch| {
-            self.fill(plan, &received.record, scratch);
+            self.fill(plan, &received, scratch);
             take(received, scratch)
         })
     }
 
-    fn fill(&self, plan: &Plan, record: &Record, scratch: &mut Mapped) {
+    fn fill(&self, plan: &Plan, received: &Received, scratch: &mut Mapped) {
         let Mapped {
             rows,
             spans,
@@ -161,7 +172,22 @@ impl Mapper {
         };
         for (position, sink) in plan.sinks.iter().enumerate() {
             let start = rows.len();
-            if let Err(error) = sink.mapping.map(record, rows, &mut ids) {
+            let mapped = match sink.mapping.templates() {
+                None => sink.mapping.map(&received.record, rows, &mut ids),
+                Some(templates) => {
+                    let outcome = received.evaluated.as_ref();
+                    match outcome.and_then(|evaluated| evaluated.of(templates.id())) {
+                        Some(Ok(Err(refusal))) => Err(refusal.clone()),
+                        Some(Ok(Ok(values))) => {
+                            let record = &received.record;
+                            sink.mapping.map_with(record, Some(values), rows, &mut ids)
+                        }
+                        // Refused by the mapping: it was not evaluated.
+                        Some(Err(_)) | None => sink.mapping.map(&received.record, rows, &mut ids),
+                    }
+                }
+            };
+            if let Err(error) = mapped {
                 rejections.push(Rejection {
                     sink: position,
                     error,

@@ -27,6 +27,52 @@ pub(crate) struct Metrics {
     pub unknown_outcomes: IntCounter,
     /// Records that were answered under the class `memory` and could not be written.
     pub lost_records: IntCounter,
+    /// Evaluation of templates.
+    pub templates: TemplateMetrics,
+}
+
+/// What is counted about the evaluation of templates.
+#[derive(Clone)]
+pub(crate) struct TemplateMetrics {
+    /// Evaluated records, counted once for each mapping.
+    pub records: IntCounter,
+    /// Records that were refused because they exceeded a limit.
+    pub overruns: IntCounter,
+    /// Evaluators that were started.
+    pub started: IntCounter,
+    /// Evaluators at work.
+    pub evaluators: IntGauge,
+    /// Records that wait for an evaluator.
+    pub waiting: IntGauge,
+}
+
+impl TemplateMetrics {
+    fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let counter = |name, help| register(registry, IntCounter::new(name, help)?);
+        let gauge = |name, help| register(registry, IntGauge::new(name, help)?);
+        Ok(Self {
+            records: counter(
+                "stream_http_source_template_records_total",
+                "Records evaluated by templates, once for each sink with such templates. A faster rise means more load.",
+            )?,
+            overruns: counter(
+                "stream_http_source_template_overruns_total",
+                "Records refused because a template took too long or too much memory. A rise: a template needs correction.",
+            )?,
+            started: counter(
+                "stream_http_source_template_evaluators_started_total",
+                "Evaluator processes started. It rises with the overruns, and after pauses; otherwise something kills them.",
+            )?,
+            evaluators: gauge(
+                "stream_http_source_template_evaluators_busy",
+                "Evaluator processes at work. At its limit (source.http.jsonnet.workers) records begin to wait.",
+            )?,
+            waiting: gauge(
+                "stream_http_source_template_waiting_records",
+                "Records that wait for an evaluator. A rise: templates are slower than the clients.",
+            )?,
+        })
+    }
 }
 
 const CLASSES: [&str; 6] = ["other", "1xx", "2xx", "3xx", "4xx", "5xx"];
@@ -85,6 +131,7 @@ impl Metrics {
                 registry,
                 IntGauge::new("stream_http_source_lanes", "Pairs of a source and a volume that records can take. A rise means more sources or volumes.")?,
             )?,
+            templates: TemplateMetrics::register(registry)?,
             lost_records: register(
                 registry,
                 IntCounter::new(
