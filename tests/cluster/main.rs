@@ -25,6 +25,7 @@ mod shutdown;
 mod sinks;
 mod start;
 mod state_command;
+mod templates;
 mod traffic;
 mod verdict;
 mod volume_command;

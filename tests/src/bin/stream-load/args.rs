@@ -23,6 +23,7 @@ stream-load bench [flags]          starts the service beside this program and me
   --body-bytes N    (default 1024)
   --rate N          of the measurement at a fixed rate (default 10000)
   --with-import     leaves the triggers of upload and import at their defaults; else they rest
+  --jsonnet         two of the columns are templates for the interpreter
 stream-load state [flags]          starts the service beside this program and measures what its state costs
   --store KIND      embedded, or etcd for one member of a real one (default embedded)
   --idle TIME       that an idle service is watched (default 60s)
@@ -51,7 +52,7 @@ stream-load recovery [flags]       opens volumes that were left without a stop
 /// The value of a flag that needs none.
 const GIVEN: &str = "true";
 /// Flags without a value.
-const SWITCHES: [&str; 3] = ["--json", "--help", "--with-import"];
+const SWITCHES: [&str; 4] = ["--json", "--help", "--with-import", "--jsonnet"];
 
 /// Words and flags.
 #[derive(Debug, Default, PartialEq, Eq)]

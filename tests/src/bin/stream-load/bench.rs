@@ -34,6 +34,16 @@ pub struct Options {
     bytes: usize,
     rate: u64,
     import: Import,
+    mapping: Mapping,
+}
+
+/// How the records become rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mapping {
+    /// By paths.
+    Paths,
+    /// Also by templates that need the interpreter.
+    Templates,
 }
 
 /// What happens behind the journal meanwhile.
@@ -61,6 +71,11 @@ impl Options {
                 Import::Default
             } else {
                 Import::Paused
+            },
+            mapping: if args.switch("--jsonnet") {
+                Mapping::Templates
+            } else {
+                Mapping::Paths
             },
         };
         args.finish()?;
@@ -99,7 +114,7 @@ pub fn run(options: Options) -> anyhow::Result<()> {
 async fn measure(options: Options, dir: &Path) -> anyhow::Result<Vec<Series>> {
     let bare = Bare::start().await?;
     let mut service = Service::start(setup(options, dir)?).await?;
-    let url = create_sink(&service).await?;
+    let url = create_sink(&service, options.mapping).await?;
     let target = Target::parse(&format!("http://{}{url}", service.setup().source_address()))?;
     let (closed, fixed) = ("as fast as answered", format!("{}/s", options.rate));
     let mut series = [
@@ -189,11 +204,15 @@ fn setup(options: Options, dir: &Path) -> anyhow::Result<Setup> {
 }
 
 /// Creates a source with one sink of path columns and gives the path of its URL.
-async fn create_sink(service: &Service) -> anyhow::Result<String> {
+async fn create_sink(service: &Service, mapping: Mapping) -> anyhow::Result<String> {
     let api = service.api()?;
     let source = api.create_source("bench").await?;
     let path = |name: &str, path: &str| json!({"type": "path", "name": name, "path": path, "rawString": true, "defaultValue": ""});
-    let columns = [
+    let template = |name: &str, content: &str| {
+        let template = json!({"language": "jsonnet", "content": content});
+        json!({"type": "template", "name": name, "template": template, "rawString": true})
+    };
+    let mut columns = vec![
         json!({"type": "uuid", "name": "uuid"}),
         json!({"type": "datetime", "name": "received"}),
         path("id", "id"),
@@ -203,6 +222,15 @@ async fn create_sink(service: &Service) -> anyhow::Result<String> {
         path("currency", "data.currency"),
         path("text", "text"),
     ];
+    if mapping == Mapping::Templates {
+        columns.extend([
+            template("label", "Body('type') + ' of ' + Body('actor.name', 'nobody')"),
+            template(
+                "summary",
+                "local d = Body('data'); {total: d.amount / 100, paid: d.paid, text: std.length(Body('text'))}",
+            ),
+        ]);
+    }
     api.create_sink(&source, "bench", &columns).await?;
     Ok(source.path)
 }
@@ -248,10 +276,14 @@ fn table(options: Options, disk: &Disk, series: &[Series]) -> String {
         Import::Paused => "paused",
         Import::Default => "at its defaults",
     };
+    let mapping = match options.mapping {
+        Mapping::Paths => "by paths",
+        Mapping::Templates => "by paths and two templates",
+    };
     let mut lines = vec![
         format!(
             "{cpus} CPUs, generator on the same machine, {} B records, one per request, {} connections, \
-             durability disk, one sink, zstd 1, upload and import {import}; medians of {} runs of {} s.",
+             durability disk, one sink {mapping}, zstd 1, upload and import {import}; medians of {} runs of {} s.",
             options.bytes,
             options.connections,
             options.repeats,
