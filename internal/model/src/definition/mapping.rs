@@ -89,10 +89,6 @@ impl DataType {
 
     /// Whether values are texts of any kind.
     #[must_use]
-    #[expect(
-        clippy::trivially_copy_pass_by_ref,
-        reason = "serde passes a reference"
-    )]
     pub const fn is_string(&self) -> bool {
         matches!(self, Self::String)
     }
