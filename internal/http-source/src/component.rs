@@ -129,13 +129,6 @@ impl HttpSource {
         let timeout = config.request_timeout.0;
 
         let mapper = Arc::new(Mapper::new(bytes(config.row_size_limit), seed));
-        let evaluators = Evaluators::new(
-            helpers,
-            limits(&config),
-            metrics.templates.clone(),
-            spawner(&template_tasks, "evaluator"),
-            template_tasks.token(),
-        );
         let table = Arc::new(Table::default());
         let routes = Arc::new(Routes::new(Arc::clone(&table), mirror));
         let lanes = Arc::new(Lanes::new(
@@ -146,12 +139,12 @@ impl HttpSource {
         ));
         let around = Surroundings {
             directory: Arc::clone(&routes) as Arc<dyn Directory>,
-            mapper: Arc::clone(&mapper),
-            evaluators: evaluators.clone(),
+            mapper,
+            evaluators: evaluators(helpers, &config, &metrics, &template_tasks),
             metrics: Arc::clone(&metrics),
             stop: lane_tasks.token(),
         };
-        let directory = Arc::clone(&routes) as Arc<dyn Directory>;
+        let dispatcher = Dispatcher::within(&around, timeout);
         let mut feed = Feed::new(routes, lanes, around);
         feed.refresh();
         spawn(&feed_tasks, "routes", feed.run(feed_tasks.token()));
@@ -161,13 +154,7 @@ impl HttpSource {
         metrics.in_flight_limit_bytes.set(limit);
         let receiver = Arc::new(Receiver {
             table,
-            dispatcher: Dispatcher::new(
-                mapper,
-                evaluators,
-                Arc::clone(&metrics),
-                directory,
-                timeout,
-            ),
+            dispatcher,
             admission: admission.clone(),
             clock,
             metrics: Arc::clone(&metrics),
@@ -188,11 +175,8 @@ impl HttpSource {
         }
         let address = listener.local_addr();
         let options = serve_options(&config, tls, server_metrics);
-        spawn(
-            &intake,
-            "listener",
-            serve(listener, options, receiver, intake.token()),
-        );
+        let served = serve(listener, options, receiver, intake.token());
+        spawn(&intake, "listener", served);
         ready.set_ready();
         info!(%address, %session, "http source serves requests");
         Ok(Self {
@@ -253,14 +237,16 @@ fn serve_options(config: &Config, tls: Option<Tls>, metrics: ServerMetrics) -> S
     }
 }
 
-fn limits(config: &Config) -> Limits {
+fn evaluators(helpers: Helpers, config: &Config, metrics: &Metrics, tasks: &Tasks) -> Evaluators {
     let workers = usize::try_from(config.jsonnet.workers).unwrap_or(usize::MAX);
     let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    Limits {
+    let limits = Limits {
         workers: if workers == 0 { cores() } else { workers },
         time: config.jsonnet.timeout.0,
         row: bytes(config.row_size_limit),
-    }
+    };
+    let (metrics, spawn) = (metrics.templates.clone(), spawner(tasks, "evaluator"));
+    Evaluators::new(helpers, limits, metrics, spawn, tasks.token())
 }
 
 fn spawner(tasks: &Tasks, name: &'static str) -> crate::lanes::Spawn {

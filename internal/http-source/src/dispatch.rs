@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use crate::admission::Reservation;
 use crate::balance::choose;
 use crate::completion::{Failure, Ticket};
-use crate::lane::{Answering, Ended};
+use crate::lane::{Answering, Ended, Surroundings};
 use crate::mapper::{Mapped, Mapper, Received, Rejection};
 use crate::metrics::Metrics;
 use crate::route::{Directory, Plan, Ready, Route, State, VolumeRoute};
@@ -89,6 +89,18 @@ impl Dispatcher {
             directory,
             max_wait: request_timeout.min(MAX_WAIT_FOR_SLICE),
         }
+    }
+
+    /// One that works with what the lanes work with.
+    pub fn within(around: &Surroundings, request_timeout: Duration) -> Self {
+        let Surroundings {
+            directory,
+            mapper,
+            evaluators,
+            metrics,
+            ..
+        } = around.clone();
+        Self::new(mapper, evaluators, metrics, directory, request_timeout)
     }
 
     /// Waits until the routes have what this process had heard of when the request came. Whoever was told by the API of
