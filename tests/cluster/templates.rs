@@ -174,6 +174,40 @@ async fn templates_that_cannot_be_compiled_are_refused_when_they_are_saved() {
     service.assert_quiet(&[]);
 }
 
+/// Table, template, and what a record is answered.
+const HOSTILE: [(&str, &str, u16, &str); 5] = [
+    (
+        "recursion",
+        "local f(x) = f(x + 1); f(Body('n'))",
+        422,
+        "unprocessableContent",
+    ),
+    (
+        "fold",
+        "std.foldl(function(a, b) a + b, std.range(1, 1000000000), Body('n'))",
+        422,
+        "templateTimeLimit",
+    ),
+    (
+        "loop",
+        "local f(n) = if n == 0 then 0 else f(n - 1) + f(n - 1); f(60 + Body('n'))",
+        422,
+        "templateTimeLimit",
+    ),
+    (
+        "memory",
+        "local s = std.repeat('0123456789', 100000000); std.length(s) + Body('n')",
+        422,
+        "templateMemoryLimit",
+    ),
+    (
+        "output",
+        "std.repeat('x', 3000000) + Body('n')",
+        413,
+        "payloadTooLarge",
+    ),
+];
+
 #[tokio::test]
 async fn hostile_templates_end_within_bounds_and_the_service_goes_on() {
     let (_scratch, setup) = new_setup();
@@ -186,38 +220,7 @@ async fn hostile_templates_end_within_bounds_and_the_service_goes_on() {
     let good = create(&api, "good", &[template("n", "Body('n') * 2")]).await;
     let address = service.setup().source_address();
     let mut sent = 0;
-    for (id, content, status, error) in [
-        (
-            "recursion",
-            "local f(x) = f(x + 1); f(Body('n'))",
-            422,
-            "unprocessableContent",
-        ),
-        (
-            "fold",
-            "std.foldl(function(a, b) a + b, std.range(1, 1000000000), Body('n'))",
-            422,
-            "templateTimeLimit",
-        ),
-        (
-            "loop",
-            "local f(n) = if n == 0 then 0 else f(n - 1) + f(n - 1); f(60 + Body('n'))",
-            422,
-            "templateTimeLimit",
-        ),
-        (
-            "memory",
-            "local s = std.repeat('0123456789', 100000000); std.length(s) + Body('n')",
-            422,
-            "templateMemoryLimit",
-        ),
-        (
-            "output",
-            "std.repeat('x', 3000000) + Body('n')",
-            413,
-            "payloadTooLarge",
-        ),
-    ] {
+    for (id, content, status, error) in HOSTILE {
         let hostile = create(&api, id, &[template("x", content)]).await;
         let reply = post(address, &hostile, r#"{"n":1}"#).await;
         let expected = (status, format!("stream.in.{error}"));

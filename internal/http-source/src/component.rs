@@ -149,9 +149,7 @@ impl HttpSource {
         feed.refresh();
         spawn(&feed_tasks, "routes", feed.run(feed_tasks.token()));
 
-        let admission = Admission::new(bytes(config.in_flight_bytes));
-        let limit = i64::try_from(config.in_flight_bytes.0).unwrap_or(i64::MAX);
-        metrics.in_flight_limit_bytes.set(limit);
+        let admission = admission(&config, &metrics);
         let receiver = Arc::new(Receiver {
             table,
             dispatcher,
@@ -235,6 +233,12 @@ fn serve_options(config: &Config, tls: Option<Tls>, metrics: ServerMetrics) -> S
         metrics: Some(metrics),
         ..ServeOptions::default()
     }
+}
+
+fn admission(config: &Config, metrics: &Metrics) -> Admission {
+    let limit = i64::try_from(config.in_flight_bytes.0).unwrap_or(i64::MAX);
+    metrics.in_flight_limit_bytes.set(limit);
+    Admission::new(bytes(config.in_flight_bytes))
 }
 
 fn evaluators(helpers: Helpers, config: &Config, metrics: &Metrics, tasks: &Tasks) -> Evaluators {

@@ -696,6 +696,12 @@ fn values_of_a_data_type_are_converted_or_refused() {
             "{column:?}"
         );
     }
+}
+
+#[test]
+fn values_of_another_data_type_are_refused_with_their_column() {
+    use DataType::{Bool, Float, Int, Timestamp};
+    let record = json(r#"{"i":1e3,"t":"2006-01-02T15:04:05+01:00","o":{},"n":null}"#);
     for (kind, data_type) in [
         (path("o"), Int),
         (path("t"), Int),
