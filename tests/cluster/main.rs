@@ -27,6 +27,7 @@ mod shutdown;
 mod sinks;
 mod start;
 mod state_command;
+mod templates;
 mod token_command;
 mod traffic;
 mod verdict;

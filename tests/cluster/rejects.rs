@@ -238,6 +238,52 @@ fn base64(text: &[u8]) -> anyhow::Result<Vec<u8>> {
     Ok(base64::engine::general_purpose::STANDARD.decode(text)?)
 }
 
+/// Compares what is kept of a sink, and what is in its table, with what was answered.
+async fn assert_kept(
+    api: &Api,
+    source: &Source,
+    sink: &'static str,
+    ledger: &Ledger,
+    (staging, tables): (&Path, &Path),
+) {
+    let expected = ledger.rejected.range((sink, 0)..=(sink, u64::MAX));
+    let expected: BTreeMap<u64, &Bytes> = expected.map(|((_, n), body)| (*n, body)).collect();
+    let list = settled(api, source, sink, expected.len() as u64).await;
+    let list = list.expect("all are uploaded");
+    let kept = read(staging, &list).expect("readable");
+    let mut seen: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
+    for (number, body) in kept {
+        assert!(
+            seen.insert(number, body).is_none(),
+            "{number} is kept twice"
+        );
+    }
+    for (number, body) in &expected {
+        assert_eq!(
+            seen.get(number).map(Vec::as_slice),
+            Some(&body[..]),
+            "{number}"
+        );
+    }
+    let unanswered = seen.keys().filter(|number| !expected.contains_key(*number));
+    let unanswered: Vec<&u64> = unanswered.collect();
+    let known = |number: &&u64| ledger.unknown.contains(number);
+    assert!(unanswered.iter().all(known), "{unanswered:?}");
+    eprintln!(
+        "rejects: {sink}: {} kept, 0 missing, 0 twice; {} more of requests without an answer",
+        expected.len(),
+        unanswered.len()
+    );
+    let counted = list["total"]["rejected"]["recordsCount"].as_u64();
+    assert_eq!(counted, Some(seen.len() as u64));
+    let rows = imported(tables, sink, ledger.accepted[sink]).await;
+    let most = ledger.accepted[sink] + ledger.unknown.len() as u64;
+    assert!(
+        rows.is_ok_and(|rows| rows <= most),
+        "received = rows + rejects"
+    );
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_rejected_record_is_kept_exactly_once() {
     let seed = seed("rejects");
@@ -277,42 +323,8 @@ async fn every_rejected_record_is_kept_exactly_once() {
         service.restart().await.expect("it starts again");
     }
     for (sink, _) in SINKS {
-        let expected = ledger.rejected.range((sink, 0)..=(sink, u64::MAX));
-        let expected: BTreeMap<u64, &Bytes> = expected.map(|((_, n), body)| (*n, body)).collect();
-        let list = settled(&api, &source, sink, expected.len() as u64).await;
-        let list = list.expect("all are uploaded");
-        let kept = read(&staging, &list).expect("readable");
-        let mut seen: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
-        for (number, body) in kept {
-            assert!(
-                seen.insert(number, body).is_none(),
-                "{number} is kept twice"
-            );
-        }
-        for (number, body) in &expected {
-            assert_eq!(
-                seen.get(number).map(Vec::as_slice),
-                Some(&body[..]),
-                "{number}"
-            );
-        }
-        let unanswered = seen.keys().filter(|number| !expected.contains_key(*number));
-        let unanswered: Vec<&u64> = unanswered.collect();
-        let known = |number: &&u64| ledger.unknown.contains(number);
-        assert!(unanswered.iter().all(known), "{unanswered:?}");
-        eprintln!(
-            "rejects: {sink}: {} kept, 0 missing, 0 twice; {} more of requests without an answer",
-            expected.len(),
-            unanswered.len()
-        );
-        let counted = list["total"]["rejected"]["recordsCount"].as_u64();
-        assert_eq!(counted, Some(seen.len() as u64));
-        let rows = imported(&tables, sink, ledger.accepted[sink]).await;
-        let most = ledger.accepted[sink] + ledger.unknown.len() as u64;
-        assert!(
-            rows.is_ok_and(|rows| rows <= most),
-            "received = rows + rejects"
-        );
+        let places = (staging.as_path(), tables.as_path());
+        assert_kept(&api, &source, sink, &ledger, places).await;
     }
     // What a deleted sink has rejected stays.
     let path = format!(

@@ -5,6 +5,7 @@
 mod banner;
 mod component;
 mod config;
+mod evaluator;
 mod forget;
 mod state;
 mod token;
@@ -50,6 +51,9 @@ Commands, instead of components:
 };
 
 fn main() -> ExitCode {
+    if let Some(memory) = evaluator::requested(std::env::args_os()) {
+        return evaluator::run(memory);
+    }
     match run() {
         Ok(code) => code,
         Err(error) => {

@@ -12,6 +12,7 @@ use tracing::warn;
 
 use crate::error::{ApiError, not_found};
 use crate::task::Runner;
+use crate::templates::TemplateCheck;
 
 /// How long a task waits until this process sees its own change. Longer, and the mirror has lost etcd, which it reports.
 const SEEN_WITHIN: Duration = Duration::from_secs(5);
@@ -23,6 +24,7 @@ pub(crate) struct Context {
     pub(crate) targets: Targets,
     pub(crate) defaults: Defaults,
     pub(crate) urls: Urls,
+    pub(crate) templates: TemplateCheck,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) runner: Runner,
 }

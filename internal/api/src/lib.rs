@@ -36,6 +36,7 @@ mod route;
 mod server;
 mod survey;
 mod task;
+mod templates;
 pub mod token;
 mod view;
 

@@ -14,7 +14,8 @@ use stream_model::definition::token::Role;
 use stream_model::level::Defaults;
 use stream_model::{Clock, ErrorKind, NodeId};
 use stream_node::{
-    Listener, OnError, ReadyFlag, ServeOptions, ServerMetrics, Shutdown, StillRunning, Tasks,
+    Helpers, Listener, OnError, ReadyFlag, ServeOptions, ServerMetrics, Shutdown, StillRunning,
+    Tasks,
 };
 use stream_state::{Lease, Mirror, Store};
 use stream_target::Targets;
@@ -31,6 +32,7 @@ use crate::request::{Call, Path, Query, read_body};
 use crate::response::{Answer, finish, options, refused};
 use crate::route::{Route, Routes, dispatch, method_not_allowed, open};
 use crate::task::Runner;
+use crate::templates::TemplateCheck;
 
 /// How long a request may take.
 const REQUEST_LIMIT: Duration = Duration::from_secs(30);
@@ -55,6 +57,8 @@ pub struct Deps {
     pub defaults: Defaults,
     /// URL under which clients reach the HTTP source.
     pub source_public_url: String,
+    /// Starts the processes that check templates.
+    pub helpers: Helpers,
     /// The present time.
     pub clock: Arc<dyn Clock>,
     /// Where to count.
@@ -142,6 +146,7 @@ impl Api {
                 targets: deps.targets,
                 defaults: deps.defaults,
                 urls,
+                templates: TemplateCheck::new(deps.helpers),
                 clock: deps.clock,
                 runner,
             }),

@@ -65,6 +65,96 @@ impl Civil {
     }
 }
 
+/// `2006-01-02T15:04:05.000000000Z`
+pub(crate) const UTC_LEN: usize = 30;
+
+/// Brings a time of RFC 3339 to UTC with nine digits of fraction. None: it is no such time, has more digits, or its year is
+/// not one of four digits in UTC. A leap second is no time here: few readers know it.
+pub(crate) fn to_utc(text: &str) -> Option<[u8; UTC_LEN]> {
+    let text = text.as_bytes();
+    let (date_time, rest) = text.split_at_checked(19)?;
+    let number = |from: usize, to: usize| digits(date_time.get(from..to)?);
+    let separated = |at: usize, separators: &[u8]| {
+        date_time
+            .get(at)
+            .is_some_and(|byte| separators.contains(byte))
+    };
+    let shape = [
+        (4, &b"-"[..]),
+        (7, b"-"),
+        (10, b"Tt"),
+        (13, b":"),
+        (16, b":"),
+    ];
+    if !shape
+        .iter()
+        .all(|(at, separators)| separated(*at, separators))
+    {
+        return None;
+    }
+    let (year, month, day) = (number(0, 4)?, number(5, 7)?, number(8, 10)?);
+    let (hour, minute, second) = (number(11, 13)?, number(14, 16)?, number(17, 19)?);
+    let days = days_of_date(year, month, day)?;
+    if hour > 23 || minute > 59 || second > 59 {
+        return None;
+    }
+    let (nanos, zone) = fraction(rest)?;
+    let minutes = hour * 60 + minute - offset_minutes(zone)?;
+    let millis = days * DAY_MS + (minutes * 60 + second) * 1_000;
+    let utc = Civil::new(Timestamp::from_millis(millis));
+    if !(0..=9999).contains(&utc.year) {
+        return None;
+    }
+    let mut out = *b"0000-00-00T00:00:00.000000000Z";
+    out[..19].copy_from_slice(&utc.rfc3339()[..19]);
+    out[20..29].copy_from_slice(&nanos);
+    Some(out)
+}
+
+fn digits(text: &[u8]) -> Option<i64> {
+    text.iter().try_fold(0, |number, byte| {
+        byte.is_ascii_digit()
+            .then(|| number * 10 + i64::from(byte - b'0'))
+    })
+}
+
+/// Nine digits of a fraction that may be missing or shorter, and what follows.
+fn fraction(text: &[u8]) -> Option<([u8; 9], &[u8])> {
+    let mut nanos = [b'0'; 9];
+    let Some(text) = text.strip_prefix(b".") else {
+        return Some((nanos, text));
+    };
+    let len = text.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let (given, rest) = text.split_at(len);
+    if given.is_empty() {
+        return None;
+    }
+    nanos.get_mut(..len)?.copy_from_slice(given);
+    Some((nanos, rest))
+}
+
+/// Minutes east of UTC: `Z` or `+01:00`.
+fn offset_minutes(zone: &[u8]) -> Option<i64> {
+    let (sign, hours, minutes) = match zone {
+        [b'Z' | b'z'] => return Some(0),
+        [b'+', hours @ .., b':', _, _] => (1, hours, &zone[zone.len() - 2..]),
+        [b'-', hours @ .., b':', _, _] => (-1, hours, &zone[zone.len() - 2..]),
+        _ => return None,
+    };
+    let valid = hours.len() == 2;
+    let (hours, minutes) = (digits(hours)?, digits(minutes)?);
+    (valid && hours <= 23 && minutes <= 59).then_some(sign * (hours * 60 + minutes))
+}
+
+/// Days from 1970-01-01 to a date; none when there is no such date.
+fn days_of_date(year: i64, month: i64, day: i64) -> Option<i64> {
+    let first = days_before_year(year);
+    // The day that many days after the first of January has to be that date: there are few, so looking is enough.
+    let about = first + (month - 1) * 30 + day - 1;
+    let mut near = about - 3..=about + 6;
+    near.find(|days| date_of(*days) == (year, month, day))
+}
+
 /// Fills `digits` with `value` in decimal, with leading zeroes.
 fn put(digits: &mut [u8], value: u16) {
     let mut rest = value;

@@ -7,6 +7,8 @@
 //!
 //! Input is text that [`crate::scan`] has accepted. Other input gives some output, never a panic.
 
+use std::borrow::Cow;
+
 use crate::csv::{Field, Overflow};
 use crate::scan::plain_len;
 
@@ -228,19 +230,22 @@ fn write_number(field: &mut Field<'_>, number: &[u8]) -> Result<(), Overflow> {
     }
     // Six bytes become four hundred here: a body of such numbers must not fill the memory before anyone looks.
     field.check()?;
-    match without_exponent(number) {
-        Some(expanded) => field.text(&expanded),
+    let text = std::str::from_utf8(number).ok();
+    match text.and_then(without_exponent) {
+        Some(expanded) => field.text(expanded.as_bytes()),
         None => field.text(number),
     }
     Ok(())
 }
 
-/// `-1.25e1` → `-12.5`. None when the exponent is too large.
-fn without_exponent(number: &[u8]) -> Option<Vec<u8>> {
-    let number = std::str::from_utf8(number)
-        .ok()
-        .filter(|number| number.is_ascii())?;
-    let (mantissa, exponent) = number.split_once(['e', 'E'])?;
+/// `-1.25e1` → `-12.5`; a number that has no exponent stays as it is. None when the exponent is too large.
+pub(crate) fn without_exponent(number: &str) -> Option<Cow<'_, str>> {
+    if !number.is_ascii() {
+        return None;
+    }
+    let Some((mantissa, exponent)) = number.split_once(['e', 'E']) else {
+        return Some(Cow::Borrowed(number));
+    };
     let exponent: i32 = exponent
         .parse()
         .ok()
@@ -266,7 +271,7 @@ fn without_exponent(number: &[u8]) -> Option<Vec<u8>> {
         significant => significant,
     };
     let point = if after.is_empty() { "" } else { "." };
-    Some([sign, before, point, &after].concat().into_bytes())
+    Some(Cow::Owned([sign, before, point, &after].concat()))
 }
 
 #[cfg(test)]

@@ -1,25 +1,31 @@
-//! One column of a mapping: compiling it, and writing its value.
+//! One column of a mapping: writing its value. Compiling it is in `compile`, converting values to data types in `typed`.
+
+mod compile;
+mod typed;
 
 use std::io::{self, Write as _};
 use std::net::IpAddr;
 
-use stream_model::definition::mapping::{Column, ColumnKind, MAX_TEMPLATE_LEN};
+use stream_model::definition::mapping::DataType;
 
+pub(crate) use self::compile::Shared;
+use self::typed::{Given, Typed};
 use crate::calendar::Civil;
 use crate::canonical::{self, Strings};
 use crate::csv::{Field, Overflow};
-use crate::error::{CompileError, MapError};
-use crate::path;
+use crate::error::MapError;
+use crate::jsonnet::TemplateValues;
 use crate::record::{Headers, Record};
 use crate::selection::{Found, Selection};
 use crate::strftime::Strftime;
-use crate::template::{self, Literal, Template, TemplateError};
 
 /// One column, ready to run.
 #[derive(Debug)]
 pub(crate) struct CompiledColumn {
     pub name: Box<str>,
     value: Value,
+    /// How values become those of a data type; none: they stay texts.
+    typed: Option<Typed>,
 }
 
 /// Where a value comes from.
@@ -44,6 +50,11 @@ enum Value {
         missing: Missing,
         strings: Strings,
     },
+    Template {
+        /// The place of the template among those of the mapping.
+        position: usize,
+        strings: Strings,
+    },
 }
 
 /// What to do about a value that is not there.
@@ -61,6 +72,8 @@ pub(crate) struct Input<'a> {
     pub body: &'a [u8],
     pub selection: &'a Selection,
     pub found: &'a Found,
+    /// What the templates of the mapping made of the record; none when nobody has evaluated them.
+    pub templates: Option<&'a TemplateValues>,
 }
 
 impl<'a> Input<'a> {
@@ -68,12 +81,23 @@ impl<'a> Input<'a> {
     fn value(&self, node: usize) -> Option<&'a [u8]> {
         self.found.value(self.selection.slot(node)?, self.body)
     }
+
+    /// The JSON that a template made of the record.
+    fn template(&self, position: usize) -> Result<&'a [u8], Failure> {
+        let value = self.templates.and_then(|values| values.get(position));
+        value.ok_or(Failure::NotEvaluated)
+    }
 }
 
 /// Why a column has no value.
 pub(crate) enum Failure {
     TooLong,
     Missing,
+    NotEvaluated,
+    /// It is not of the data type.
+    WrongType(DataType),
+    /// It is NULL in a column of the primary key.
+    NullKey,
 }
 
 impl From<Overflow> for Failure {
@@ -95,21 +119,19 @@ impl Failure {
                 column: name(),
                 header: header.to_string(),
             },
-            _ => MapError::RowTooLong { limit },
+            (Self::NotEvaluated, _) => MapError::NotEvaluated { column: name() },
+            (Self::WrongType(data_type), _) => MapError::DataType {
+                column: name(),
+                data_type: data_type.as_str(),
+                expected: typed::expected(data_type),
+            },
+            (Self::NullKey, _) => MapError::NullKey { column: name() },
+            (Self::TooLong | Self::Missing, _) => MapError::RowTooLong { limit },
         }
     }
 }
 
 impl CompiledColumn {
-    /// Checks a column and prepares it. What it takes from inside the body is added to `selection`.
-    pub fn compile(column: &Column, selection: &mut Selection) -> Result<Self, CompileError> {
-        let value = compile_value(column, selection)?;
-        Ok(Self {
-            name: column.name.as_str().into(),
-            value,
-        })
-    }
-
     /// Whether it takes something from inside the body.
     pub fn reads_body_values(&self) -> bool {
         matches!(self.value, Value::Lookup { .. })
@@ -125,6 +147,18 @@ impl CompiledColumn {
 
     /// Appends the value for a record.
     pub fn write(
+        &self,
+        input: &Input<'_>,
+        field: &mut Field<'_>,
+        ids: &mut dyn FnMut() -> [u8; 10],
+    ) -> Result<(), Failure> {
+        match &self.typed {
+            None => self.write_text(input, field, ids),
+            Some(typed) => self.write_typed(input, *typed, field),
+        }
+    }
+
+    fn write_text(
         &self,
         input: &Input<'_>,
         field: &mut Field<'_>,
@@ -162,8 +196,54 @@ impl CompiledColumn {
                 Some(value) => canonical::write_value(field, value, *strings)?,
                 None => missing.write(field)?,
             },
+            Value::Template { position, strings } => {
+                let value = input.template(*position)?;
+                canonical::write_value(field, value, *strings)?;
+            }
         }
         Ok(())
+    }
+
+    fn write_typed(
+        &self,
+        input: &Input<'_>,
+        typed: Typed,
+        field: &mut Field<'_>,
+    ) -> Result<(), Failure> {
+        let record = input.record;
+        match &self.value {
+            Value::Datetime => {
+                let text = Civil::new(record.received_at).rfc3339();
+                typed.write(field, Given::Text(&String::from_utf8_lossy(&text)))
+            }
+            Value::Body(_) => {
+                typed.write(field, Given::Text(&String::from_utf8_lossy(&record.body)))
+            }
+            Value::HeaderLines(_) => {
+                typed.write(field, Given::Text(&header_lines(&record.headers)))
+            }
+            Value::Header { name, missing, .. } => match record.headers.get(name) {
+                Some(value) => typed.write(field, Given::Text(value)),
+                None => missing.write(field),
+            },
+            Value::Now(format, _) => {
+                typed.write(field, Given::Text(&format.format(record.received_at)))
+            }
+            Value::Lookup { node, missing, .. } => match input.value(*node) {
+                Some(value) => typed.write(field, Given::Json(value)),
+                None => missing.write(field),
+            },
+            Value::Template { position, .. } => {
+                typed.write(field, Given::Json(input.template(*position)?))
+            }
+            Value::Headers => {
+                // JSON already, and of no other type.
+                write_headers(field, &record.headers);
+                Ok(())
+            }
+            // Refused when the column was compiled.
+            Value::Uuid | Value::Ip(_) => Err(Failure::WrongType(typed.data_type)),
+        }
     }
 }
 
@@ -219,7 +299,7 @@ fn write_headers(field: &mut Field<'_>, headers: &Headers) {
 }
 
 /// `Name: value`, each with its line end.
-fn header_lines(headers: &Headers) -> String {
+pub(crate) fn header_lines(headers: &Headers) -> String {
     let mut lines = String::new();
     for (name, value) in headers.iter() {
         for part in [name, ": ", value, "\n"] {
@@ -227,126 +307,4 @@ fn header_lines(headers: &Headers) -> String {
         }
     }
     lines
-}
-
-fn compile_value(column: &Column, selection: &mut Selection) -> Result<Value, CompileError> {
-    Ok(match &column.kind {
-        ColumnKind::Uuid => Value::Uuid,
-        ColumnKind::Datetime => Value::Datetime,
-        ColumnKind::Ip => Value::Ip(Strings::Raw),
-        ColumnKind::Body => Value::Body(Strings::Raw),
-        ColumnKind::Headers => Value::Headers,
-        ColumnKind::Path {
-            path,
-            default_value,
-            raw_string,
-        } => {
-            let steps = path::parse(path).map_err(|reason| CompileError::Path {
-                column: column.name.clone(),
-                path: path.clone(),
-                reason,
-            })?;
-            let strings = strings(*raw_string);
-            let missing = match default_value {
-                None => Missing::Reject,
-                Some(text) => {
-                    let mut json = String::new();
-                    canonical::push_json_string(&mut json, text);
-                    default_text(&json, strings)
-                }
-            };
-            Value::Lookup {
-                node: selection.add(&steps),
-                path: path.as_str().into(),
-                missing,
-                strings,
-            }
-        }
-        ColumnKind::Template {
-            template,
-            raw_string,
-        } => {
-            let parsed = parse_template(&column.name, template)?;
-            template_value(parsed, strings(*raw_string), selection)
-        }
-    })
-}
-
-fn strings(raw_string: bool) -> Strings {
-    if raw_string {
-        Strings::Raw
-    } else {
-        Strings::Json
-    }
-}
-
-/// A default given as JSON, the way a value from the body would be written.
-fn default_text(json: &str, strings: Strings) -> Missing {
-    let mut out = Vec::new();
-    let mut field = Field::open(&mut out, usize::MAX);
-    let written = canonical::write_value(&mut field, json.as_bytes(), strings);
-    written
-        .and_then(|()| field.close())
-        .expect("there is no limit");
-    let quoted = String::from_utf8(out).expect("text stays text");
-    // The column adds the CSV quotes again.
-    Missing::Default(quoted[1..quoted.len() - 1].replace("\"\"", "\"").into())
-}
-
-fn parse_template(
-    column: &str,
-    template: &stream_model::definition::mapping::Template,
-) -> Result<Template, CompileError> {
-    let column = column.to_owned();
-    if template.language != "jsonnet" {
-        return Err(CompileError::Language {
-            column,
-            language: template.language.clone(),
-        });
-    }
-    let len = template.content.chars().count();
-    if !(1..=MAX_TEMPLATE_LEN).contains(&len) {
-        return Err(CompileError::TemplateLength { column, len });
-    }
-    template::parse(&template.content).map_err(|error| match error {
-        TemplateError::Unsupported => CompileError::UnsupportedTemplate { column },
-        TemplateError::UnknownFunction(function) => {
-            CompileError::UnknownFunction { column, function }
-        }
-        TemplateError::Invalid(reason) => CompileError::Template { column, reason },
-        TemplateError::Path { path, reason } => CompileError::Path {
-            column,
-            path,
-            reason,
-        },
-    })
-}
-
-fn template_value(template: Template, strings: Strings, selection: &mut Selection) -> Value {
-    let missing = |default: Option<Literal>| match default {
-        None => Missing::Reject,
-        Some(Literal(json)) => default_text(&json, strings),
-    };
-    match template {
-        Template::Body {
-            path,
-            steps,
-            default,
-        } => Value::Lookup {
-            node: selection.add(&steps),
-            path: path.into(),
-            missing: missing(default),
-            strings,
-        },
-        Template::BodyStr => Value::Body(strings),
-        Template::Headers => Value::Headers,
-        Template::Header { name, default } => Value::Header {
-            name,
-            missing: missing(default),
-            strings,
-        },
-        Template::HeaderStr => Value::HeaderLines(strings),
-        Template::Ip => Value::Ip(strings),
-        Template::Now(format) => Value::Now(format, strings),
-    }
 }

@@ -74,17 +74,6 @@ pub enum CompileError {
         /// Characters of the template.
         len: usize,
     },
-    /// The template calls a function that does not exist.
-    #[error(
-        "column {column:?}: the template calls {function:?}, which does not exist; use Body, BodyStr, Header, \
-         HeaderStr, Ip or Now"
-    )]
-    UnknownFunction {
-        /// The column.
-        column: String,
-        /// The function.
-        function: String,
-    },
     /// The template is a call with wrong arguments.
     #[error("column {column:?}: the template is invalid: {reason}")]
     Template {
@@ -93,12 +82,31 @@ pub enum CompileError {
         /// What is wrong and what would be right.
         reason: &'static str,
     },
-    /// The template is more than one call.
+    /// Values of that kind never convert to the data type.
+    #[error("column {column:?}: its values are never of data type {data_type}; {advice}")]
+    DataType {
+        /// The column.
+        column: String,
+        /// The data type.
+        data_type: &'static str,
+        /// What would be accepted.
+        advice: &'static str,
+    },
+    /// The default does not convert to the data type.
+    #[error("column {column:?}: the default is not of data type {data_type}: {expected}")]
+    DefaultType {
+        /// The column.
+        column: String,
+        /// The data type.
+        data_type: &'static str,
+        /// What would be accepted.
+        expected: &'static str,
+    },
+    /// The default is NULL and the column is part of the primary key.
     #[error(
-        "column {column:?}: the template is not a single Body(…) or Header(…) call; other Jsonnet is not supported by \
-         this version"
+        "column {column:?}: the default is NULL, which a column of the primary key cannot be; set another default or none"
     )]
-    UnsupportedTemplate {
+    NullKeyDefault {
         /// The column.
         column: String,
     },
@@ -153,6 +161,54 @@ pub enum MapError {
         /// What is wrong, and where.
         message: String,
     },
+    /// The template failed.
+    #[error("column {column:?}: the template failed: {message}")]
+    Template {
+        /// The column.
+        column: String,
+        /// Where and why, as the evaluator says it.
+        message: String,
+    },
+    /// The template was stopped because it took too long.
+    #[error(
+        "column {column:?}: the template took longer than {limit_ms} ms for this record and was stopped"
+    )]
+    TemplateTime {
+        /// The column.
+        column: String,
+        /// The limit, in milliseconds.
+        limit_ms: u64,
+    },
+    /// The evaluator ended under this record, twice.
+    #[error(
+        "column {column:?}: the template needs more memory for this record than its evaluator may take"
+    )]
+    TemplateMemory {
+        /// The column.
+        column: String,
+    },
+    /// Nobody has evaluated the templates of the mapping for this record. A fault of the service.
+    #[error("column {column:?}: the template was not evaluated")]
+    NotEvaluated {
+        /// The first column with a template.
+        column: String,
+    },
+    /// The value does not convert to the type of the column.
+    #[error("column {column:?}: the value is not of data type {data_type}: {expected}")]
+    DataType {
+        /// The column.
+        column: String,
+        /// The data type.
+        data_type: &'static str,
+        /// What would be accepted.
+        expected: &'static str,
+    },
+    /// The value is null and the column is part of the primary key.
+    #[error("column {column:?}: the value is null, which a column of the primary key cannot be")]
+    NullKey {
+        /// The column.
+        column: String,
+    },
     /// The row exceeds the limit of the rows it is written to.
     #[error("the row is longer than {limit} bytes")]
     RowTooLong {
@@ -168,7 +224,13 @@ impl MapError {
         match self {
             Self::MissingPath { column, .. }
             | Self::MissingHeader { column, .. }
-            | Self::NotStructured { column } => Some(column),
+            | Self::NotStructured { column }
+            | Self::Template { column, .. }
+            | Self::TemplateTime { column, .. }
+            | Self::TemplateMemory { column }
+            | Self::NotEvaluated { column }
+            | Self::DataType { column, .. }
+            | Self::NullKey { column } => Some(column),
             Self::MalformedBody { .. } | Self::RowTooLong { .. } => None,
         }
     }

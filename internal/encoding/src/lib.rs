@@ -18,8 +18,8 @@
 //! * each frame can be decompressed alone, and frames written one after the other form a valid file of their codec;
 //! * bytes from the network or from disk never panic: they are a value or an error.
 //!
-//! The crate refuses to know sinks, slices and volumes, and to run templates that are more than a single call (see
-//! [`CompileError::UnsupportedTemplate`]): a template that could loop does not belong on this path.
+//! The crate refuses to know sinks, slices and volumes, and to run templates that are more than a single call on this path: a
+//! template that could loop is evaluated in another process ([`jsonnet`]), and its values are given to the mapping.
 
 mod batch;
 mod calendar;
@@ -32,6 +32,7 @@ mod decode;
 mod error;
 mod form;
 mod frame;
+pub mod jsonnet;
 mod mapping;
 mod path;
 mod record;

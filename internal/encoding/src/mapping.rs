@@ -10,18 +10,22 @@
 //! * The default of a path column is a string: written as JSON, or as its text with `rawString`. It stands in for a
 //!   value that is not there. A `null` that is there is a value.
 //! * The literal default of a template is treated like a value from the body.
+//! * With a data type the value is converted, or the record refused; `null` is NULL, an empty value (see
+//!   [`stream_model::definition::mapping::DataType`]).
 //! * A body that cannot have an inside (neither JSON nor a form), or that is not what its content type says, is refused
 //!   even when every column has a default: a default is for an optional member, not for a broken sender.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use stream_model::definition::mapping::{Column, MAX_COLUMNS, Mapping};
 
-use crate::column::{CompiledColumn, Failure, Input};
+use crate::column::{CompiledColumn, Failure, Input, Shared};
 use crate::csv::Field;
 use crate::error::{CompileError, MapError};
 use crate::form;
+use crate::jsonnet::{TemplateValues, Templates};
 use crate::record::{ContentType, Record};
 use crate::row::Rows;
 use crate::scan;
@@ -39,6 +43,8 @@ pub struct CompiledMapping {
     /// The first column that takes something from inside the body.
     first_lookup: Option<usize>,
     needs_headers: bool,
+    /// What needs the interpreter.
+    templates: Option<Arc<Templates>>,
 }
 
 impl CompiledMapping {
@@ -56,17 +62,32 @@ impl CompiledMapping {
             _ => {}
         }
         check_names(&mapping.columns)?;
-        let mut selection = Selection::default();
+        let mut shared = Shared::default();
         let columns: Box<[CompiledColumn]> = (mapping.columns.iter())
-            .map(|column| CompiledColumn::compile(column, &mut selection))
+            .map(|column| CompiledColumn::compile(column, &mut shared))
             .collect::<Result<_, _>>()?;
+        let Shared {
+            mut selection,
+            templates,
+        } = shared;
         selection.finish();
+        // A function can be called by no other name, so a text without it does not call it.
+        let call_header = templates
+            .iter()
+            .any(|(_, content)| content.contains("Header"));
         Ok(Self {
             first_lookup: columns.iter().position(CompiledColumn::reads_body_values),
-            needs_headers: columns.iter().any(CompiledColumn::reads_headers),
+            needs_headers: call_header || columns.iter().any(CompiledColumn::reads_headers),
             columns,
             selection,
+            templates: Templates::new(templates),
         })
+    }
+
+    /// The templates that need the interpreter; none: the mapping is done without.
+    #[must_use]
+    pub fn templates(&self) -> Option<&Arc<Templates>> {
+        self.templates.as_ref()
     }
 
     /// Number of columns.
@@ -81,7 +102,8 @@ impl CompiledMapping {
         self.needs_headers
     }
 
-    /// Appends the row of a record to `rows`. `ids` yields the random bytes of each UUID column.
+    /// Appends the row of a record to `rows`. `ids` yields the random bytes of each UUID column. For mappings without
+    /// [`Self::templates`].
     ///
     /// A body that is JSON by its content type is checked only if some column looks into it; a `body` column takes it
     /// as it is. Everywhere, bytes that are not UTF-8 become U+FFFD.
@@ -94,6 +116,20 @@ impl CompiledMapping {
         rows: &mut Rows,
         ids: &mut dyn FnMut() -> [u8; 10],
     ) -> Result<(), MapError> {
+        self.map_with(record, None, rows, ids)
+    }
+
+    /// The same with what [`Self::templates`] made of the record.
+    ///
+    /// # Errors
+    /// As [`Self::map`]; [`MapError::NotEvaluated`] when the values are missing.
+    pub fn map_with(
+        &self,
+        record: &Record,
+        templates: Option<&TemplateValues>,
+        rows: &mut Rows,
+        ids: &mut dyn FnMut() -> [u8; 10],
+    ) -> Result<(), MapError> {
         let mut found = Found::new();
         let body = self.look_into(record, &mut found)?;
         let mark = rows.mark();
@@ -102,6 +138,7 @@ impl CompiledMapping {
             body: &body,
             selection: &self.selection,
             found: &found,
+            templates,
         };
         let result = self.write_row(&input, rows, ids);
         match result {

@@ -1,4 +1,4 @@
-//! Templates: the part of Jsonnet that is a single call.
+//! Native templates: the part of Jsonnet that is a single call.
 //!
 //! ```text
 //! Body()   Body('a.b[0]')   Body('a.b', 'default')   Body('a')['key.with.dots'].b[0]   BodyStr()
@@ -6,8 +6,8 @@
 //! Ip()     Now()            Now('%Y-%m-%d')
 //! ```
 //!
-//! They are compiled to the same lookups as path columns and cost the same. Everything else of Jsonnet is refused when
-//! the mapping is compiled: an interpreter has no bound on time and memory, and belongs off this path.
+//! They are compiled to the same lookups as path columns, cost the same, and keep the digits of numbers. Everything else is
+//! for the interpreter ([`crate::jsonnet`]): it has no bound on time and memory, and belongs off this path.
 
 use crate::canonical::push_json_string;
 use crate::path::{self, Step};
@@ -50,9 +50,8 @@ pub(crate) struct Literal(pub String);
 /// Why a template is refused.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum TemplateError {
-    /// It may be Jsonnet, but it is not a single call.
+    /// It may be Jsonnet, but it is not a single call that is known here.
     Unsupported,
-    UnknownFunction(String),
     Invalid(&'static str),
     Path {
         path: String,
@@ -117,7 +116,8 @@ fn call(function: &str, arguments: Vec<Argument>, accessors: &[Step]) -> Result<
         "BodyStr" => Ok(Template::BodyStr),
         "HeaderStr" => Ok(Template::HeaderStr),
         "Ip" => Ok(Template::Ip),
-        _ => Err(TemplateError::UnknownFunction(function.to_owned())),
+        // The interpreter tells unknown functions with their place.
+        _ => Err(TemplateError::Unsupported),
     }
 }
 
@@ -126,9 +126,7 @@ fn body(arguments: Vec<Argument>, accessors: &[Step]) -> Result<Template> {
         "Body takes a path as a string and a default, both optional; write Body('a.b', null)";
     let (path, default) = text_and_default(arguments, EXPECTED)?;
     if default.is_some() && !accessors.is_empty() {
-        return Err(TemplateError::Invalid(
-            "a default cannot be followed by [...] or a dot; write the whole path into Body, or leave out the default",
-        ));
+        return Err(TemplateError::Unsupported);
     }
     let mut path = path.unwrap_or_default();
     let mut steps = match path::parse(&path) {
@@ -435,8 +433,11 @@ mod tests {
     }
 
     #[test]
-    fn other_jsonnet_is_unsupported() {
+    fn other_jsonnet_is_left_to_the_interpreter() {
         for content in [
+            "Invalid()",
+            "body('a')",
+            "Body('a', 1)['b']",
             "Body('a') + 1",
             "local x = 1; x",
             "{a: Body()}",
@@ -466,14 +467,6 @@ mod tests {
 
     #[test]
     fn mistakes_are_named() {
-        assert_eq!(
-            parse("Invalid()"),
-            Err(TemplateError::UnknownFunction("Invalid".to_owned()))
-        );
-        assert_eq!(
-            parse("body('a')"),
-            Err(TemplateError::UnknownFunction("body".to_owned()))
-        );
         assert!(
             matches!(parse("Body('a..b')"), Err(TemplateError::Path { path, .. }) if path == "a..b")
         );
@@ -494,7 +487,6 @@ mod tests {
             "Body('\\u+123')",
             "Body('\\u12é')",
             "Body('a', {}) ",
-            "Body('a', 1)['b']",
         ] {
             let refused = parse(content);
             let expected_unsupported = content.contains("{}");

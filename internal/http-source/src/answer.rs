@@ -128,6 +128,17 @@ impl Failure {
                 Refusal::later(507, "insufficientStorage", shortage.message())
             }
             Self::Overloaded => Refusal::later(503, "overloaded", OVERLOADED),
+            Self::TemplatesBusy => Refusal::later(
+                503,
+                "templatesOverloaded",
+                "The templates of a sink of the source could not be evaluated in time. The record was not written. Try again.",
+            ),
+            Self::TemplatesResting => Refusal::later(
+                503,
+                "templatesSuspended",
+                "The templates of a sink of the source have exceeded their time or memory too often and are suspended for up \
+                 to a minute. The record was not written. Try again later, and correct the templates.",
+            ),
             Self::Shutdown => Refusal::later(
                 503,
                 "shutdown",
@@ -415,6 +426,9 @@ pub(crate) fn rejected(error: &MapError) -> Refusal {
     let (status, name) = match error {
         MapError::NotStructured { .. } => (415, "unsupportedMediaType"),
         MapError::RowTooLong { .. } => (413, "payloadTooLarge"),
+        MapError::TemplateTime { .. } => (422, "templateTimeLimit"),
+        MapError::TemplateMemory { .. } => (422, "templateMemoryLimit"),
+        MapError::NotEvaluated { .. } => (500, "genericError"),
         _ => (422, "unprocessableContent"),
     };
     Refusal::new(status, name, format!("{error}."))

@@ -30,6 +30,10 @@ pub(crate) enum Failure {
     InsufficientStorage(Shortage),
     /// The volume has too much to do.
     Overloaded,
+    /// No evaluator had time for the templates of a sink.
+    TemplatesBusy,
+    /// The templates of a sink have exceeded their limits too often and rest.
+    TemplatesResting,
     /// The volume or this process is being stopped.
     Shutdown,
     /// It could not be found out in time whether the records were written.

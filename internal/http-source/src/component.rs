@@ -12,8 +12,8 @@ use prometheus::Registry;
 use stream_model::unit::ByteSize;
 use stream_model::{Clock, ErrorKind, SessionId};
 use stream_node::{
-    Listener, OnError, ReadyFlag, ServeOptions, ServerMetrics, Shutdown, StillRunning, Tasks, Tls,
-    TlsError,
+    Helpers, Listener, OnError, ReadyFlag, ServeOptions, ServerMetrics, Shutdown, StillRunning,
+    Tasks, Tls, TlsError,
 };
 use stream_state::Mirror;
 use stream_storage::wire::Transport;
@@ -35,6 +35,7 @@ use crate::request_id::RequestIds;
 use crate::route::Directory;
 use crate::source_metrics::Families;
 use crate::table::Table;
+use crate::templates::{Evaluators, Limits};
 
 /// How often the gauge of the memory budget is set.
 const GAUGE_PERIOD: Duration = Duration::from_secs(1);
@@ -49,6 +50,8 @@ pub struct Deps {
     pub transport: Arc<dyn Transport>,
     /// Gives records their time of arrival.
     pub clock: Arc<dyn Clock>,
+    /// Starts the processes that evaluate templates.
+    pub helpers: Helpers,
     /// Takes the metrics.
     pub registry: Registry,
     /// The open port.
@@ -91,6 +94,7 @@ pub struct HttpSource {
     address: SocketAddr,
     intake: Tasks,
     lanes: Tasks,
+    templates: Tasks,
     feed: Tasks,
     ready: ReadyFlag,
 }
@@ -110,6 +114,7 @@ impl HttpSource {
             mirror,
             transport,
             clock,
+            helpers,
             registry,
             listener,
             ready,
@@ -122,6 +127,7 @@ impl HttpSource {
         let server_metrics = ServerMetrics::register(&registry, "http-source")?;
         let intake = Tasks::new("http-source", &shutdown);
         let lane_tasks = Tasks::new("http-source lanes", &shutdown);
+        let template_tasks = Tasks::new("http-source templates", &shutdown);
         let feed_tasks = Tasks::new("http-source routes", &shutdown);
         let timeout = config.request_timeout.0;
 
@@ -132,15 +138,16 @@ impl HttpSource {
             session,
             transport,
             timeout,
-            spawner(&lane_tasks),
+            spawner(&lane_tasks, "lane"),
         ));
         let around = Surroundings {
             directory: Arc::clone(&routes) as Arc<dyn Directory>,
-            mapper: Arc::clone(&mapper),
+            mapper,
+            evaluators: evaluators(helpers, &config, &metrics, &template_tasks),
             metrics: Arc::clone(&metrics),
             stop: lane_tasks.token(),
         };
-        let directory = Arc::clone(&routes) as Arc<dyn Directory>;
+        let dispatcher = Dispatcher::within(&around, timeout);
         let mut feed = Feed::new(routes, lanes, around, config.rate());
         feed.refresh();
         spawn(&feed_tasks, "routes", feed.run(feed_tasks.token()));
@@ -148,7 +155,7 @@ impl HttpSource {
         let budgets = table.budgets.clone();
         let receiver = Arc::new(Receiver {
             table,
-            dispatcher: Dispatcher::new(mapper, Arc::clone(&metrics), directory, timeout),
+            dispatcher,
             clock,
             metrics: Arc::clone(&metrics),
             max_header: bytes(config.read_buffer_size),
@@ -169,17 +176,15 @@ impl HttpSource {
         }
         let address = listener.local_addr();
         let options = serve_options(&config, tls, server_metrics);
-        spawn(
-            &intake,
-            "listener",
-            serve(listener, options, receiver, intake.token()),
-        );
+        let served = serve(listener, options, receiver, intake.token());
+        spawn(&intake, "listener", served);
         ready.set_ready();
         info!(%address, %session, "http source serves requests");
         Ok(Self {
             address,
             intake,
             lanes: lane_tasks,
+            templates: template_tasks,
             feed: feed_tasks,
             ready,
         })
@@ -202,9 +207,10 @@ impl HttpSource {
         let left = end.saturating_duration_since(tokio::time::Instant::now());
         // Also after a late intake: what can be written is written.
         let lanes = self.lanes.stop(left.max(deadline / 10)).await;
-        // Last: lanes that wait for a slice need the routes until they are done.
+        // Last: lanes that wait for a slice need the routes until they are done, and may have to map again.
+        let templates = self.templates.stop(deadline).await;
         let feed = self.feed.stop(deadline).await;
-        intake.and(lanes).and(feed)
+        intake.and(lanes).and(templates).and(feed)
     }
 }
 
@@ -256,10 +262,22 @@ fn serve_options(config: &Config, tls: Option<Tls>, metrics: ServerMetrics) -> S
     }
 }
 
-fn spawner(tasks: &Tasks) -> crate::lanes::Spawn {
+fn evaluators(helpers: Helpers, config: &Config, metrics: &Metrics, tasks: &Tasks) -> Evaluators {
+    let workers = usize::try_from(config.jsonnet.workers).unwrap_or(usize::MAX);
+    let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let limits = Limits {
+        workers: if workers == 0 { cores() } else { workers },
+        time: config.jsonnet.timeout.0,
+        row: bytes(config.row_size_limit),
+    };
+    let (metrics, spawn) = (metrics.templates.clone(), spawner(tasks, "evaluator"));
+    Evaluators::new(helpers, limits, metrics, spawn, tasks.token())
+}
+
+fn spawner(tasks: &Tasks, name: &'static str) -> crate::lanes::Spawn {
     let tasks = tasks.clone();
-    Box::new(move |lane| {
-        spawn(&tasks, "lane", lane);
+    Box::new(move |task| {
+        spawn(&tasks, name, task);
     })
 }
 

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use stream_model::rate::RateLimit;
@@ -36,6 +37,50 @@ impl Default for RateLimits {
             records_per_second: 0,
             bytes_per_second: ByteSize(0),
         }
+    }
+}
+
+/// Evaluation of templates that are more than a single call, `source.http.jsonnet.*`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Jsonnet {
+    /// The most evaluator processes at the same time, 0 to 64. Default 0: as many as there are cores. They are started when
+    /// there is work. Raising it lets more records be evaluated at once and costs memory.
+    pub workers: u32,
+    /// CPU time of an evaluator for one record, 10ms to 10s, default 100ms. A record that takes longer is refused. Raising it
+    /// lets templates do more, and lets one hold up others longer.
+    pub timeout: Interval,
+    /// Memory of an evaluator, 32MB to 4GB, default 128MB. A record that needs more is refused. Raising it lets templates
+    /// build larger values.
+    pub memory: ByteSize,
+}
+
+impl Default for Jsonnet {
+    fn default() -> Self {
+        Self {
+            workers: 0,
+            timeout: Interval(Duration::from_millis(100)),
+            memory: ByteSize(128 << 20),
+        }
+    }
+}
+
+impl Jsonnet {
+    fn validate(&self) -> Result<(), String> {
+        if self.workers > 64 {
+            let value = self.workers;
+            return Err(format!(
+                "source.http.jsonnet.workers is {value}; set 0 to 64"
+            ));
+        }
+        let (min, max) = (Interval(Duration::from_millis(10)), Interval::from_secs(10));
+        if !(min..=max).contains(&self.timeout) {
+            let value = self.timeout;
+            return Err(format!(
+                "source.http.jsonnet.timeout is {value}; set {min} to {max}"
+            ));
+        }
+        size("jsonnet.memory", self.memory, 32 << 20, 4 << 30)
     }
 }
 
@@ -121,6 +166,8 @@ pub struct Config {
     pub access_log: AccessLog,
     /// Figures of each source.
     pub metrics: SourceMetrics,
+    /// Evaluation of templates.
+    pub jsonnet: Jsonnet,
 }
 
 impl Default for Config {
@@ -144,6 +191,7 @@ impl Default for Config {
             rate_limit: RateLimits::default(),
             access_log: AccessLog::default(),
             metrics: SourceMetrics::default(),
+            jsonnet: Jsonnet::default(),
         }
     }
 }
@@ -193,6 +241,7 @@ impl Config {
         size("inFlightBytes", self.in_flight_bytes, 8 * mega, 64 << 30)?;
         interval("requestTimeout", self.request_timeout, 300)?;
         interval("idleTimeout", self.idle_timeout, 60)?;
+        self.jsonnet.validate()?;
         if self.tls.cert.is_some() != self.tls.key.is_some() {
             return Err(
                 "source.http.tls.cert and source.http.tls.key belong together; set both or none"
@@ -340,6 +389,10 @@ mod tests {
             ..Config::default()
         };
         let expected = "source.http.maxRequestBodySize is 5MB; set 100B to 4MB";
+        assert_eq!(config.validate(), Err(expected.to_owned()));
+        let mut config = Config::default();
+        config.jsonnet.timeout = Interval::from_secs(11);
+        let expected = "source.http.jsonnet.timeout is 11s; set 10ms to 10s";
         assert_eq!(config.validate(), Err(expected.to_owned()));
         let config = Config {
             idle_timeout: Interval::from_secs(61),

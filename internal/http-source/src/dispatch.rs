@@ -13,11 +13,12 @@ use crate::admission::Reservation;
 use crate::balance::choose;
 use crate::batch::Outlet;
 use crate::completion::{Failure, Ticket};
-use crate::lane::{Answering, Ended};
+use crate::lane::{Answering, Ended, Surroundings};
 use crate::mapper::{Mapped, Mapper, Received, Rejection};
 use crate::metrics::Metrics;
 use crate::route::{Directory, Plan, Ready, Route, State, VolumeRoute};
 use crate::table::Entry;
+use crate::templates::{Evaluated, Evaluators};
 
 /// How long a request waits for the news of a slice before it is refused.
 const MAX_WAIT_FOR_SLICE: Duration = Duration::from_secs(2);
@@ -54,6 +55,7 @@ impl Report {
 /// Brings records into batches.
 pub(crate) struct Dispatcher {
     mapper: Arc<Mapper>,
+    evaluators: Evaluators,
     metrics: Arc<Metrics>,
     directory: Arc<dyn Directory>,
     news: watch::Receiver<i64>,
@@ -77,17 +79,31 @@ impl Dispatcher {
     /// `request_timeout` bounds how long a request waits for a route in `directory`.
     pub fn new(
         mapper: Arc<Mapper>,
+        evaluators: Evaluators,
         metrics: Arc<Metrics>,
         directory: Arc<dyn Directory>,
         request_timeout: Duration,
     ) -> Self {
         Self {
             mapper,
+            evaluators,
             metrics,
             news: directory.news(),
             directory,
             max_wait: request_timeout.min(MAX_WAIT_FOR_SLICE),
         }
+    }
+
+    /// One that works with what the lanes work with.
+    pub fn within(around: &Surroundings, request_timeout: Duration) -> Self {
+        let Surroundings {
+            directory,
+            mapper,
+            evaluators,
+            metrics,
+            ..
+        } = around.clone();
+        Self::new(mapper, evaluators, metrics, directory, request_timeout)
     }
 
     /// Waits until the routes have what this process had heard of when the request came. Whoever was told by the API of
@@ -129,8 +145,9 @@ impl Dispatcher {
     pub async fn dispatch_many(
         &self,
         sources: &[Arc<Entry>],
-        records: Vec<(Received, Reservation)>,
+        mut records: Vec<(Received, Reservation)>,
     ) -> Vec<Vec<Report>> {
+        self.evaluate_all(sources, &mut records).await;
         let mut give_up = None;
         let mut placed = Vec::with_capacity(records.len());
         for (number, (received, mut reserved)) in records.into_iter().enumerate() {
@@ -171,11 +188,14 @@ impl Dispatcher {
     async fn place(
         &self,
         source: &Entry,
-        received: Received,
-        reserved: Reservation,
+        mut received: Received,
+        mut reserved: Reservation,
         give_up: &mut Option<Instant>,
     ) -> Option<Placed> {
         let route = source.route()?;
+        if let Err(failure) = self.evaluate(&route, &mut received, &mut reserved).await {
+            return Some(Placed::Done(failed(&route, failure)));
+        }
         let mut waiting = match self.try_place(&route, received, reserved) {
             Ok(placed) => return Some(placed),
             Err(not_now) => not_now,
@@ -189,10 +209,71 @@ impl Dispatcher {
             if !matches!(changed, Ok(Ok(()))) {
                 return Some(Placed::Done(failed(&route, waiting.failure)));
             }
+            let NotNow {
+                received, reserved, ..
+            } = &mut waiting;
+            if let Err(failure) = self.evaluate(&route, received, reserved).await {
+                return Some(Placed::Done(failed(&route, failure)));
+            }
             waiting = match self.try_place(&route, waiting.received, waiting.reserved) {
                 Ok(placed) => return Some(placed),
                 Err(not_now) => not_now,
             };
+        }
+    }
+
+    /// Has the templates of a route evaluated for a record, where there are any. Without, this neither waits nor allocates.
+    async fn evaluate(
+        &self,
+        route: &Route,
+        received: &mut Received,
+        reserved: &mut Reservation,
+    ) -> Result<(), Failure> {
+        let State::Ready(Ready { plan, .. }) = &route.state else {
+            return Ok(());
+        };
+        if !plan.has_templates() {
+            return Ok(());
+        }
+        if received.needs_evaluation_for(plan) {
+            received.prepare_for(plan);
+            let pending = self.evaluators.submit(&route.source, plan, received);
+            // Boxed, so that requests without templates do not carry the room for it.
+            received.evaluated = Some(Box::pin(pending.evaluated()).await);
+        }
+        let evaluated = received.evaluated.as_ref();
+        if let Some(failure) = evaluated.and_then(|evaluated| evaluated.failure(plan)) {
+            return Err(failure);
+        }
+        let bytes = evaluated.map_or(0, Evaluated::bytes);
+        if !reserved.grow(bytes) {
+            return Err(Failure::Overloaded);
+        }
+        Ok(())
+    }
+
+    /// Has the templates of many records evaluated at the same time, as far as there is one source.
+    async fn evaluate_all(&self, sources: &[Arc<Entry>], records: &mut [(Received, Reservation)]) {
+        // More sources are as good as never there; their records are evaluated one by one.
+        let [only] = sources else {
+            return;
+        };
+        let Some(route) = only.route() else {
+            return;
+        };
+        let State::Ready(Ready { plan, .. }) = &route.state else {
+            return;
+        };
+        if !plan.has_templates() {
+            return;
+        }
+        let submit = |(received, _): &mut (Received, Reservation)| {
+            received.prepare_for(plan);
+            self.evaluators.submit(&route.source, plan, received)
+        };
+        let pending: Vec<_> = records.iter_mut().map(submit).collect();
+        for ((received, _), pending) in records.iter_mut().zip(pending) {
+            received.evaluated = Some(Box::pin(pending.evaluated()).await);
         }
     }
 

@@ -95,6 +95,7 @@ fn sink_definition(key: SinkKey) -> Sink {
         kind: ColumnKind::Body,
         name: "c".to_owned(),
         primary_key: false,
+        data_type: stream_model::definition::mapping::DataType::String,
     };
     Sink {
         key,
@@ -180,6 +181,7 @@ impl Process {
             transport: Arc::new(self.direct.clone()),
             clock: Arc::new(SystemClock),
             registry: self.registry.clone(),
+            helpers: crate::testing::helpers(),
             listener: Listener::bind(local, "the test", "test.listen")
                 .await
                 .expect("port 0"),

@@ -1,6 +1,8 @@
 //! Receives records over HTTP, makes rows of them, and answers when the rows are durable.
 //!
 //! ```text
+//!              templates (evaluator processes, where a mapping needs them)
+//!                 │
 //! receive ─▶ dispatch ─▶ mapper ─▶ lane (open batch) ─▶ owner task ─▶ link ─▶ volume
 //!    ▲            │                                         │
 //!    │            └── table ◀── feed ◀── mirror             │ one wake-up
@@ -63,6 +65,7 @@ mod request_id;
 mod route;
 mod source_metrics;
 mod table;
+mod templates;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
@@ -70,4 +73,4 @@ mod tests;
 mod visit;
 
 pub use component::{Deps, HttpSource, StartError};
-pub use config::{AccessLog, Config, RateLimits, SourceMetrics, TlsFiles};
+pub use config::{AccessLog, Config, Jsonnet, RateLimits, SourceMetrics, TlsFiles};

@@ -15,7 +15,8 @@ use rand::{Rng, SeedableRng};
 use stream_encoding::{ContentType, Headers, MapError, Record, Reject, Rows};
 
 use crate::answer::{full_name, rejected};
-use crate::route::Plan;
+use crate::route::{Plan, PlannedSink};
+use crate::templates::Evaluated;
 
 /// The buffer of a thread is thrown away when a record has made it larger than this.
 const SCRATCH_BYTES: usize = 1 << 20;
@@ -27,6 +28,8 @@ const SCRATCH_BYTES: usize = 1 << 20;
 pub(crate) struct Received {
     /// The record.
     pub record: Record,
+    /// What templates made of it, if any were needed.
+    pub evaluated: Option<Evaluated>,
     /// Headers that are not in the record yet.
     raw_headers: HeaderMap,
     /// Its request.
@@ -42,6 +45,7 @@ impl Received {
     pub fn new(record: Record, headers: HeaderMap) -> Self {
         Self {
             record,
+            evaluated: None,
             raw_headers: headers,
             request: HeaderValue::from_static(""),
             index: 0,
@@ -93,6 +97,14 @@ impl Received {
         if plan.needs_headers() {
             self.take_headers();
         }
+    }
+
+    /// Whether a plan needs to know what its templates make of the record first. Then it must be prepared for the plan, and
+    /// evaluated ([`crate::templates`]).
+    pub fn needs_evaluation_for(&self, plan: &Plan) -> bool {
+        plan.has_templates()
+            && self.malformed.is_none()
+            && !(self.evaluated.as_ref()).is_some_and(|evaluated| evaluated.covers(plan))
     }
 
     fn take_headers(&mut self) {
@@ -198,19 +210,38 @@ impl Mapper {
             self.ids.lock().fill_bytes(&mut bytes);
             bytes
         };
-        let record = &received.record;
         for (position, sink) in plan.sinks.iter().enumerate() {
             let rows = &mut scratch.rows;
             let start = rows.len();
-            let mapped = match &received.malformed {
-                Some(error) => Err(MapError::clone(error)),
-                None => sink.mapping.map(record, rows, &mut ids),
-            };
+            let mapped = map(sink, received, rows, &mut ids);
             scratch.spans.push(start..rows.len());
             if let Err(error) = mapped {
                 scratch.reject(plan, position, received, error);
             }
         }
+    }
+}
+
+/// Appends the row of a record for a sink.
+fn map(
+    sink: &PlannedSink,
+    received: &Received,
+    rows: &mut Rows,
+    ids: &mut dyn FnMut() -> [u8; 10],
+) -> Result<(), MapError> {
+    if let Some(error) = &received.malformed {
+        return Err(MapError::clone(error));
+    }
+    let record = &received.record;
+    let Some(templates) = sink.mapping.templates() else {
+        return sink.mapping.map(record, rows, ids);
+    };
+    let evaluated = received.evaluated.as_ref();
+    match evaluated.and_then(|evaluated| evaluated.of(templates.id())) {
+        Some(Ok(Err(refusal))) => Err(refusal.clone()),
+        Some(Ok(Ok(values))) => sink.mapping.map_with(record, Some(values), rows, ids),
+        // Refused by the mapping: it was not evaluated.
+        Some(Err(_)) | None => sink.mapping.map(record, rows, ids),
     }
 }
 

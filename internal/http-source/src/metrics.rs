@@ -38,6 +38,52 @@ pub(crate) struct Metrics {
     pub unkept_rejects: IntCounter,
     /// Records that were answered under the class `memory` and could not be written.
     pub lost_records: IntCounter,
+    /// Evaluation of templates.
+    pub templates: TemplateMetrics,
+}
+
+/// What is counted about the evaluation of templates.
+#[derive(Clone)]
+pub(crate) struct TemplateMetrics {
+    /// Evaluated records, counted once for each mapping.
+    pub records: IntCounter,
+    /// Records that were refused because they exceeded a limit.
+    pub overruns: IntCounter,
+    /// Evaluators that were started.
+    pub started: IntCounter,
+    /// Evaluators at work.
+    pub evaluators: IntGauge,
+    /// Records that wait for an evaluator.
+    pub waiting: IntGauge,
+}
+
+impl TemplateMetrics {
+    fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let counter = |name, help| register(registry, IntCounter::new(name, help)?);
+        let gauge = |name, help| register(registry, IntGauge::new(name, help)?);
+        Ok(Self {
+            records: counter(
+                "stream_http_source_template_records_total",
+                "Records evaluated by templates, once for each sink with such templates. A faster rise means more load.",
+            )?,
+            overruns: counter(
+                "stream_http_source_template_overruns_total",
+                "Records refused because a template took too long or too much memory. A rise: a template needs correction.",
+            )?,
+            started: counter(
+                "stream_http_source_template_evaluators_started_total",
+                "Evaluator processes started. It rises with the overruns, and after pauses; otherwise something kills them.",
+            )?,
+            evaluators: gauge(
+                "stream_http_source_template_evaluators_busy",
+                "Evaluator processes at work. At its limit (source.http.jsonnet.workers) records begin to wait.",
+            )?,
+            waiting: gauge(
+                "stream_http_source_template_waiting_records",
+                "Records that wait for an evaluator. A rise: templates are slower than the clients.",
+            )?,
+        })
+    }
 }
 
 const CLASSES: [&str; 6] = ["other", "1xx", "2xx", "3xx", "4xx", "5xx"];
@@ -58,44 +104,34 @@ impl Metrics {
                 &["class"],
             )?,
         )?;
+        let counter = |name, help| register(registry, IntCounter::new(name, help)?);
+        let gauge = |name, help| register(registry, IntGauge::new(name, help)?);
         Ok(Arc::new(Self {
             requests: CLASSES.map(|class| requests.with_label_values(&[class])),
-            records: register(
-                registry,
-                IntCounter::new("stream_http_source_records_total", "Records taken into batches. A faster rise means more load.")?,
-            )?,
-            bytes: register(
-                registry,
-                IntCounter::new("stream_http_source_body_bytes_total", "Bytes of the bodies of these records. A faster rise means more load.")?,
-            )?,
-            in_flight_bytes: register(
-                registry,
-                IntGauge::new(
-                    "stream_http_source_in_flight_bytes",
-                    "Memory held by requests that are not answered yet. A rise means that the disk is slower than the clients; at its limit new requests get 503.",
-                )?,
-            )?,
-            in_flight_limit_bytes: register(
-                registry,
-                IntGauge::new(
-                    "stream_http_source_in_flight_limit_bytes",
-                    "What requests that are not answered yet may hold. It changes with the configuration only.",
-                )?,
-            )?,
-            in_flight_requests: register(
-                registry,
-                IntGauge::new(
-                    "stream_http_source_in_flight_requests",
-                    "Requests that are not answered yet. A rise means that the disk is slower than the clients, or clients are slow; at its limit new requests get 503.",
-                )?,
-            )?,
-            in_flight_limit_requests: register(
-                registry,
-                IntGauge::new(
-                    "stream_http_source_in_flight_limit_requests",
-                    "The most requests that may wait for their answers. It changes with the configuration only.",
-                )?,
-            )?,
+            records: counter(
+"stream_http_source_records_total",
+"Records taken into batches. A faster rise means more load.",
+)?,
+            bytes: counter(
+"stream_http_source_body_bytes_total",
+"Bytes of the bodies of these records. A faster rise means more load.",
+)?,
+            in_flight_bytes: gauge(
+"stream_http_source_in_flight_bytes",
+"Memory held by requests that are not answered yet. A rise means that the disk is slower than the clients; at its limit new requests get 503.",
+)?,
+            in_flight_limit_bytes: gauge(
+"stream_http_source_in_flight_limit_bytes",
+"What requests that are not answered yet may hold. It changes with the configuration only.",
+)?,
+            in_flight_requests: gauge(
+"stream_http_source_in_flight_requests",
+"Requests that are not answered yet. A rise means that the disk is slower than the clients, or clients are slow; at its limit new requests get 503.",
+)?,
+            in_flight_limit_requests: gauge(
+"stream_http_source_in_flight_limit_requests",
+"The most requests that may wait for their answers. It changes with the configuration only.",
+)?,
             batch_records: register(
                 registry,
                 Histogram::with_opts(
@@ -106,45 +142,31 @@ impl Metrics {
                     .buckets(exponential_buckets(1.0, 4.0, 8)?),
                 )?,
             )?,
-            lanes: register(
-                registry,
-                IntGauge::new("stream_http_source_lanes", "Pairs of a source and a volume that records can take. A rise means more sources or volumes.")?,
-            )?,
-            kept_rejects: register(
-                registry,
-                IntCounter::new(
-                    "stream_http_source_kept_rejects_total",
-                    "Rejected records that are kept, counted for each sink that refuses them. A rise: senders and mappings do not fit.",
-                )?,
-            )?,
-            kept_reject_bytes: register(
-                registry,
-                IntCounter::new(
-                    "stream_http_source_kept_reject_bytes_total",
-                    "Bytes of the rows of rejected records before compression. A faster rise costs staging space for storage.rejects.retention.",
-                )?,
-            )?,
-            unkept_rejects: register(
-                registry,
-                IntCounter::new(
-                    "stream_http_source_unkept_rejects_total",
-                    "Rejected records that are not kept, because no slice for them was open. Above 0 for longer than a moment: no coordinator runs.",
-                )?,
-            )?,
-            lost_records: register(
-                registry,
-                IntCounter::new(
-                    "stream_http_source_lost_records_total",
-                    "Records accepted under durability memory that were not written. A rise: a volume is away or full.",
-                )?,
-            )?,
-            unknown_outcomes: register(
-                registry,
-                IntCounter::new(
-                    "stream_http_source_unknown_outcomes_total",
-                    "Records of which the sender could not be told in time whether they were written. A rise: a volume is away.",
-                )?,
-            )?,
+            lanes: gauge(
+"stream_http_source_lanes",
+"Pairs of a source and a volume that records can take. A rise means more sources or volumes.",
+)?,
+            kept_rejects: counter(
+"stream_http_source_kept_rejects_total",
+"Rejected records that are kept, counted for each sink that refuses them. A rise: senders and mappings do not fit.",
+)?,
+            kept_reject_bytes: counter(
+"stream_http_source_kept_reject_bytes_total",
+"Bytes of the rows of rejected records before compression. A faster rise costs staging space for storage.rejects.retention.",
+)?,
+            unkept_rejects: counter(
+"stream_http_source_unkept_rejects_total",
+"Rejected records that are not kept, because no slice for them was open. Above 0 for longer than a moment: no coordinator runs.",
+)?,
+            templates: TemplateMetrics::register(registry)?,
+            lost_records: counter(
+"stream_http_source_lost_records_total",
+"Records accepted under durability memory that were not written. A rise: a volume is away or full.",
+)?,
+            unknown_outcomes: counter(
+"stream_http_source_unknown_outcomes_total",
+"Records of which the sender could not be told in time whether they were written. A rise: a volume is away.",
+)?,
         }))
     }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use stream_encoding::CompiledMapping;
+use stream_encoding::jsonnet::Templates;
 use stream_model::level::{Compression, Durability};
 use stream_model::{Secret, SessionId, SinkId, SliceId, SourceKey, VolumeId};
 use tokio::sync::watch;
@@ -20,6 +21,7 @@ pub(crate) struct Plan {
     /// The source, as rows of rejected records name it.
     pub source: Box<str>,
     needs_headers: bool,
+    has_templates: bool,
 }
 
 /// One sink of a plan.
@@ -37,10 +39,12 @@ impl Plan {
     /// A plan for these sinks, sorted.
     pub fn new(sinks: Vec<PlannedSink>) -> Self {
         let needs_headers = sinks.iter().any(|sink| sink.mapping.needs_headers());
+        let has_templates = sinks.iter().any(|sink| sink.mapping.templates().is_some());
         Self {
             sinks,
             source: Box::default(),
             needs_headers,
+            has_templates,
         }
     }
 
@@ -57,6 +61,18 @@ impl Plan {
             a.sink == b.sink && a.mapping_version == b.mapping_version
         };
         self.sinks.len() == other.sinks.len() && self.sinks.iter().zip(&other.sinks).all(same)
+    }
+
+    /// Whether any mapping has templates that are evaluated elsewhere.
+    pub fn has_templates(&self) -> bool {
+        self.has_templates
+    }
+
+    /// These templates, those of each mapping together.
+    pub fn templates(&self) -> impl Iterator<Item = &Arc<Templates>> {
+        self.sinks
+            .iter()
+            .filter_map(|sink| sink.mapping.templates())
     }
 
     /// Whether any mapping reads the request headers.

@@ -12,12 +12,15 @@ use bytes::Bytes;
 use hyper::HeaderMap;
 use parking_lot::Mutex;
 use prometheus::Registry;
+use stream_encoding::jsonnet::HELLO;
 use stream_encoding::{CompiledMapping, ContentType, Headers, Record};
+use stream_model::definition::mapping::{DataType, Template};
 use stream_model::definition::{Column, ColumnKind, Mapping};
 use stream_model::level::{Compression, Durability};
 use stream_model::{
     BranchId, BranchKey, ProjectId, Secret, SessionId, SliceId, SourceKey, Timestamp, VolumeId,
 };
+use stream_node::Helpers;
 use stream_storage::wire::{
     Answer, Batch, ConnectError, Connection, Opened, Pending, Refusal, RefusalReason, Sealed,
     Transport,
@@ -34,6 +37,7 @@ use crate::mapper::{Mapper, Received};
 use crate::metrics::Metrics;
 use crate::route::{Directory, Fate, Plan, PlannedSink, Ready, Route, State, Target, VolumeRoute};
 use crate::table::Table;
+use crate::templates::{Evaluators, Limits};
 
 pub(crate) const SESSION: SessionId = SessionId(7);
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(30);
@@ -436,6 +440,7 @@ pub(crate) fn sink(name: &str, version: u64, kind: ColumnKind) -> PlannedSink {
         kind,
         name: "c".to_owned(),
         primary_key: false,
+        data_type: DataType::String,
     };
     let mapping = CompiledMapping::compile(&Mapping {
         columns: vec![column],
@@ -478,6 +483,44 @@ pub(crate) fn route_on(
     }
 }
 
+/// A sink whose one column is a template; its value is written raw.
+pub(crate) fn template_sink(name: &str, version: u64, content: &str) -> PlannedSink {
+    let template = Template {
+        language: "jsonnet".to_owned(),
+        content: content.to_owned(),
+    };
+    sink(
+        name,
+        version,
+        ColumnKind::Template {
+            template,
+            raw_string: true,
+        },
+    )
+}
+
+/// Evaluators that are threads of the test.
+pub(crate) fn helpers() -> Helpers {
+    let serve = |socket: std::os::unix::net::UnixStream| {
+        let output = socket.try_clone().expect("another handle");
+        // The line breaks when the test is done with it.
+        let _ = stream_encoding::jsonnet::serve(socket, output);
+    };
+    Helpers::threads(serve, HELLO)
+}
+
+pub(crate) const LIMITS: Limits = Limits {
+    workers: 2,
+    time: Duration::from_secs(5),
+    row: 512 << 10,
+};
+
+fn evaluators(metrics: &Metrics, stop: CancellationToken) -> Evaluators {
+    let spawn = |task| drop(tokio::spawn(task));
+    let metrics = metrics.templates.clone();
+    Evaluators::new(helpers(), LIMITS, metrics, Box::new(spawn), stop)
+}
+
 /// A lane with its task, one volume and a directory.
 pub(crate) struct Rig {
     pub volume: ModelVolume,
@@ -485,6 +528,7 @@ pub(crate) struct Rig {
     pub lane: Lane,
     pub link: Arc<Link>,
     pub mapper: Arc<Mapper>,
+    pub evaluators: Evaluators,
     pub metrics: Arc<Metrics>,
     pub admission: Admission,
     pub stop: CancellationToken,
@@ -503,9 +547,11 @@ impl Rig {
         let mapper = Arc::new(Mapper::new(512 << 10, 1));
         let metrics = Metrics::register(&Registry::new()).expect("a fresh registry");
         let stop = CancellationToken::new();
+        let evaluators = evaluators(&metrics, stop.clone());
         let around = Surroundings {
             directory: Arc::clone(&directory) as Arc<dyn Directory>,
             mapper: Arc::clone(&mapper),
+            evaluators: evaluators.clone(),
             metrics: Arc::clone(&metrics),
             stop: stop.clone(),
         };
@@ -519,6 +565,7 @@ impl Rig {
             lane,
             link,
             mapper,
+            evaluators,
             metrics,
             admission,
             stop,

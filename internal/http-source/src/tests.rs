@@ -35,7 +35,7 @@ use crate::request_id::RequestIds;
 use crate::route::{PlannedSink, Ready, Route, State, Target};
 use crate::testing::{
     Act, Rig, SESSION, TIMEOUT, body_sink, path_sink, route_on, sink, slice, source, target,
-    volume_id,
+    template_sink, volume_id,
 };
 
 const PATH: &str = "/stream/1/orders/secret";
@@ -80,7 +80,13 @@ impl Server {
         let metrics = Arc::clone(&rig.metrics);
         let receiver = Arc::new(Receiver {
             table: Arc::clone(&rig.directory.table),
-            dispatcher: Dispatcher::new(mapper, metrics, Arc::clone(&rig.directory) as _, TIMEOUT),
+            dispatcher: Dispatcher::new(
+                mapper,
+                rig.evaluators.clone(),
+                metrics,
+                Arc::clone(&rig.directory) as _,
+                TIMEOUT,
+            ),
             clock: Arc::new(stream_model::time::ManualClock::new(
                 Timestamp::from_millis(0),
             )),
@@ -381,7 +387,7 @@ async fn routes_catch_up_with_what_the_process_has_heard_before_they_are_used() 
     let rig = Rig::new();
     let (mapper, metrics) = (Arc::clone(&rig.mapper), Arc::clone(&rig.metrics));
     let directory = Arc::clone(&rig.directory) as Arc<dyn crate::route::Directory>;
-    let dispatcher = Dispatcher::new(mapper, metrics, directory, TIMEOUT);
+    let dispatcher = Dispatcher::new(mapper, rig.evaluators.clone(), metrics, directory, TIMEOUT);
     assert_eq!(dispatcher.catch_up().now_or_never(), Some(()));
     rig.directory.ahead.store(1, Ordering::SeqCst);
     let mut waiting = std::pin::pin!(dispatcher.catch_up());
@@ -390,6 +396,55 @@ async fn routes_catch_up_with_what_the_process_has_heard_before_they_are_used() 
     assert_eq!(waiting.now_or_never(), Some(()));
     // The clock of the test moves on by itself: it does not wait for ever.
     dispatcher.catch_up().await;
+}
+
+/// In real time: the evaluator is a thread.
+#[tokio::test]
+async fn templates_are_evaluated_before_a_record_is_written() {
+    let sinks = vec![
+        template_sink("a", 1, "Body('n') * 2 + std.length(Header('content-type'))"),
+        body_sink("b", 1),
+    ];
+    let server = Server::start(sinks).await;
+    let answer = server.post(r#"{"n":1.5}"#).await;
+    assert_eq!((answer.status(), answer.text()), (200, "OK"));
+    assert_eq!(server.rig.volume.rows(slice(1)), ["\"34\""]);
+    let answer = server.post("{}").await;
+    assert_eq!(answer.error(), error(422, "unprocessableContent"));
+    assert!(
+        answer.text().contains("Written to 1/2 sinks."),
+        "{}",
+        answer.text()
+    );
+    let answer = server.post(r#"{"n":null}"#).await;
+    assert_eq!(answer.error(), error(422, "unprocessableContent"));
+    assert!(
+        answer
+            .text()
+            .contains("column \\\"c\\\": the template failed: "),
+        "{}",
+        answer.text()
+    );
+    assert_eq!(server.rig.volume.rows(slice(1)).len(), 1);
+    assert_eq!(server.rig.volume.rows(slice(2)).len(), 3);
+    assert_eq!(server.rig.admission.used(), 0);
+}
+
+#[tokio::test]
+async fn many_records_are_evaluated_at_once() {
+    let server = Server::start(vec![template_sink("a", 1, "'<' + Body('n') + '>'")]).await;
+    let lines: Vec<_> = (0..100).map(|n| format!("{{\"n\":{n}}}")).collect();
+    let body = format!("{}\n{{}}\n", lines.join("\n"));
+    let ndjson = ("content-type", "application/x-ndjson");
+    let answer = server.request("POST", PATH, ndjson, &body).await;
+    assert_eq!(answer.status(), 207);
+    assert!(
+        answer.text().contains(r#""accepted":100,"rejected":1"#),
+        "{}",
+        answer.text()
+    );
+    let expected: Vec<_> = (0..100).map(|n| format!("\"<{n}>\"")).collect();
+    assert_eq!(server.rig.volume.rows(slice(1)), expected);
 }
 
 #[tokio::test]

@@ -198,6 +198,7 @@ pub(crate) mod tests {
                         kind: ColumnKind::Body,
                         name: "body".to_owned(),
                         primary_key: false,
+                        data_type: crate::definition::mapping::DataType::String,
                     }],
                 },
             },

@@ -10,6 +10,7 @@
 //! | [`lifecycle`] | why the process stops, and the phases of an orderly stop |
 //! | [`reconcile`] | control loops: idempotent rounds, periodic and activated |
 //! | [`jobs`] | long work of control loops: bounded, one job per key |
+//! | [`helper`] | processes beside this one, for work that may run away |
 //! | [`config`] | defaults < files < environment < flags, over any serde struct |
 //! | [`telemetry`] | log output and the metrics of the process itself |
 //! | [`http`] | an HTTP/1 listener that sheds, times out and drains |
@@ -17,6 +18,7 @@
 
 pub mod admin;
 pub mod config;
+pub mod helper;
 pub mod http;
 pub mod jobs;
 pub mod lifecycle;
@@ -28,6 +30,7 @@ pub use admin::{Readiness, ReadyFlag, serve_admin};
 pub use config::{
     ConfigError, DumpFormat, Entry, Help, Layers, Origin, ParsedFlags, dump, parse_flags,
 };
+pub use helper::{Budget, Helper, HelperError, Helpers};
 pub use http::{BindError, Drained, Listener, Peer, ServeOptions, ServerMetrics, Tls, TlsError};
 pub use jobs::Jobs;
 pub use lifecycle::{Phases, Reason, Shutdown, wait_for_signal};

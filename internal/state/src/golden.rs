@@ -50,7 +50,9 @@ const fn files(key: &Key) -> (&'static [&'static str], Check) {
         // Not in the envelope: it says what the envelope means.
         Key::Schema => (&[], check::<Value>),
         Key::Source(_) | Key::SourceVersion(..) => (&["source", "source-deleted"], check::<Source>),
-        Key::Sink(_) | Key::SinkVersion(..) => (&["sink", "sink-columns"], check::<Sink>),
+        Key::Sink(_) | Key::SinkVersion(..) => {
+            (&["sink", "sink-columns", "sink-data-types"], check::<Sink>)
+        }
         Key::Assignment(_) => (&["assignment"], check::<Volumes>),
         Key::File(..) => (
             &["file", "file-closing", "file-importing", "file-imported"],

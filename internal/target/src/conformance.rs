@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use futures_util::{StreamExt, stream};
+use stream_model::definition::mapping::DataType;
 use stream_model::definition::{Column, ColumnKind, Mapping, Table, TableKind};
 use stream_model::key::{BranchKey, SinkKey, SourceKey};
 use stream_model::{BranchId, ErrorKind, FileId, ProjectId, Timestamp};
@@ -57,6 +58,7 @@ pub(crate) fn keyed(table_id: &str, columns: &[&str], key: &[&str]) -> Table {
         kind: ColumnKind::Body,
         name: (*name).to_owned(),
         primary_key: key.contains(name),
+        data_type: DataType::String,
     };
     Table {
         kind: TableKind::Sqlite,

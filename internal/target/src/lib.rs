@@ -12,7 +12,10 @@
 //! - A stream that fails, or a caller that stops polling, leaves no trace in the table.
 //! - With a primary key the last row of a key wins, in the order of the stream.
 //!
-//! The crate refuses to convert values silently: text goes in, the same text comes out, or there is an error.
+//! - A column of a data type holds values of that type, and NULL where the text is empty.
+//!
+//! The crate refuses to convert values silently: text goes in, the same text comes out, or there is an error. What does not
+//! have the form of the data type of its column is an error too: it was checked when the record was mapped.
 
 #![cfg_attr(
     test,

@@ -126,7 +126,7 @@ pub(crate) async fn undelete_source(
 ) -> Result<Answer, ApiError> {
     let key = call.path.source()?;
     let source = context.store.source(&key).await?;
-    if !source.is_some_and(|source| source.value.deleted.is_some()) {
+    if source.is_none_or(|source| source.value.deleted.is_none()) {
         return Err(not_found::deleted_source(key.source.as_str()));
     }
     let stamp = call.stamp(context.clock.as_ref());
@@ -177,7 +177,7 @@ pub(crate) async fn undelete_sink(context: &Arc<Context>, call: &Call) -> Result
     let key = call.path.sink()?;
     context.source(&key.source).await?;
     let sink = context.store.sink(&key).await?;
-    if !sink.is_some_and(|sink| sink.value.deleted.is_some()) {
+    if sink.is_none_or(|sink| sink.value.deleted.is_none()) {
         return Err(not_found::deleted_sink(key.sink.as_str()));
     }
     let stamp = call.stamp(context.clock.as_ref());

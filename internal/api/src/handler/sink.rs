@@ -77,6 +77,7 @@ pub(crate) async fn create(context: &Arc<Context>, call: &Call) -> Result<Answer
     let new = NewSink::read(&call.body, &context.targets, context.default_kind())?;
     check_primary_key(context, &new.table)?;
     context.source(&source).await?;
+    context.templates.check(&new.table.mapping).await?;
     let key = SinkKey {
         source,
         sink: new.id.clone(),

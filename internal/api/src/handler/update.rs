@@ -70,6 +70,9 @@ pub(crate) async fn sink(context: &Arc<Context>, call: &Call) -> Result<Answer, 
     let table = change.table.over(&sink.table);
     check(&table, &context.targets)?;
     check_primary_key(context, &table)?;
+    if change.table.has_mapping() {
+        context.templates.check(&table.mapping).await?;
+    }
     let stamp = call.stamp(context.clock.as_ref());
     let order = Order {
         kind: Kind::UpdateSink,

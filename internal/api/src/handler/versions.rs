@@ -123,6 +123,7 @@ pub(crate) async fn roll_sink_back(
     // What was right then may not be now: its target may have gone, or the rules become stricter.
     check(&old.table, &context.targets)?;
     check_primary_key(context, &old.table)?;
+    context.templates.check(&old.table.mapping).await?;
     let stamp = call.stamp(context.clock.as_ref());
     let order = Order {
         kind: Kind::RollbackSink,

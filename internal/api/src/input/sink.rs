@@ -3,7 +3,7 @@
 use serde_json::Value;
 use stream_encoding::CompiledMapping;
 use stream_model::SinkId;
-use stream_model::definition::mapping::{MAX_COLUMNS, MAX_TEMPLATE_LEN, Template};
+use stream_model::definition::mapping::{DataType, MAX_COLUMNS, MAX_TEMPLATE_LEN, Template};
 use stream_model::definition::{Column, ColumnKind, Mapping, Table, TableKind};
 use stream_target::{Targets, validate_table};
 
@@ -104,6 +104,11 @@ impl TableChange {
         Ok(change)
     }
 
+    /// Whether the mapping becomes another one.
+    pub(crate) fn has_mapping(&self) -> bool {
+        self.mapping.is_some()
+    }
+
     /// The table after the change.
     pub(crate) fn over(&self, table: &Table) -> Table {
         Table {
@@ -196,20 +201,26 @@ fn column(path: String, item: Value) -> Result<Column, ApiError> {
         }
     };
     let primary_key = fields.flag("primaryKey")?;
-    if fields
-        .optional("dataType")
-        .is_some_and(|data_type| data_type != "string")
-    {
-        return Err(ApiError::bad_request(format!(
-            "Column {name:?} has a data type, but this version stores all values as texts; remove \"dataType\"."
-        )));
-    }
+    let data_type = data_type(&mut fields)?;
     fields.finish()?;
     Ok(Column {
         kind,
         name,
         primary_key,
+        data_type,
     })
+}
+
+fn data_type(fields: &mut Fields) -> Result<DataType, ApiError> {
+    let path = fields.path("dataType");
+    let Some(name) = fields.optional_text("dataType", 0..=usize::MAX)? else {
+        return Ok(DataType::String);
+    };
+    let known = DataType::ALL
+        .into_iter()
+        .find(|data_type| data_type.as_str() == name);
+    let names = DataType::ALL.iter().map(|data_type| data_type.as_str());
+    known.ok_or_else(|| not_one_of(&path, &name, names))
 }
 
 fn template(mut fields: Fields) -> Result<Template, ApiError> {
@@ -228,6 +239,15 @@ fn template(mut fields: Fields) -> Result<Template, ApiError> {
 
 /// Checks what can be checked without looking at the target.
 pub(crate) fn check(table: &Table, targets: &Targets) -> Result<(), ApiError> {
+    let mut columns = table.mapping.columns.iter();
+    if table.kind == TableKind::Keboola
+        && let Some(typed) = columns.find(|column| !column.data_type.is_string())
+    {
+        return Err(ApiError::bad_request(format!(
+            "Column {:?} has a data type, but all columns of tables of type \"keboola\" are texts; remove \"dataType\".",
+            typed.name
+        )));
+    }
     if targets.get(table.kind).is_none() {
         let available = quoted_list(targets.kinds().map(TableKind::as_str));
         let kind = table.kind.as_str();

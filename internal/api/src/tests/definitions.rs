@@ -1,6 +1,6 @@
 //! Definitions for tests that need no state.
 
-use stream_model::definition::mapping::{Column, ColumnKind, Mapping};
+use stream_model::definition::mapping::{Column, ColumnKind, DataType, Mapping};
 use stream_model::definition::source::SourceKind;
 use stream_model::definition::{Actor, Settings, Sink, Source, Stamp, Table, TableKind, Version};
 use stream_model::{BranchId, BranchKey, ProjectId, Secret, SinkKey, SourceKey, Timestamp};
@@ -67,6 +67,7 @@ pub(crate) fn sink(id: &str) -> Sink {
                     kind: ColumnKind::Body,
                     name: "body".to_owned(),
                     primary_key: false,
+                    data_type: DataType::String,
                 }],
             },
         },

@@ -197,12 +197,26 @@ async fn mistakes_in_a_mapping_are_named_with_the_column() {
             "\"uuid\", \"datetime\"",
         ),
         (ip("pth", "a"), "badRequest", "columns[1].pth"),
-        (ip("dataType", "int"), "badRequest", "\"x\" has a data type"),
+        (
+            ip("dataType", "int"),
+            "badRequest",
+            "\"x\": its values are never of data type int",
+        ),
+        (
+            ip("dataType", "integer"),
+            "invalidEnumValue",
+            "\"timestamp\"",
+        ),
         (ip("name", "BODY"), "badRequest", "\"BODY\""),
         (ip("name", ""), "invalidLength", "columns[1].name"),
         (path(Value::Null), "missingField", "columns[1].path"),
         (path(json!("a..b")), "badRequest", "\"x\""),
-        (template("Invalid()"), "badRequest", "\"x\""),
+        (
+            template("Invalid()"),
+            "badRequest",
+            "Column \"x\": the template is invalid: 1:1-8 undefined local: Invalid.",
+        ),
+        (template("Body('a') +"), "badRequest", "1:12 syntax error"),
         (template(""), "invalidLength", "template.content"),
         (
             template(&"x".repeat(4097)),

@@ -18,7 +18,7 @@ use stream_model::definition::{Table, TableKind};
 use stream_model::level::Defaults;
 use stream_model::time::ManualClock;
 use stream_model::{Clock, FileId, Timestamp};
-use stream_node::{Listener, OnError, Readiness, Shutdown, StillRunning, Tasks};
+use stream_node::{Helpers, Listener, OnError, Readiness, Shutdown, StillRunning, Tasks};
 use stream_state::{Lease, Mirror, NodeRegistration, Store};
 use stream_target::sqlite::SqliteTarget;
 use stream_target::{ImportFile, Imported, RowStream, Target, TargetError, Targets};
@@ -35,6 +35,16 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 const LEASE: Duration = Duration::from_secs(10);
 /// 2026-01-01T00:00:00Z
 const START: Timestamp = Timestamp::from_millis(1_767_225_600_000);
+
+/// Evaluators that are threads of the test.
+fn evaluators() -> Helpers {
+    let serve = |socket: std::os::unix::net::UnixStream| {
+        let output = socket.try_clone().expect("another handle");
+        // The line breaks when the API is done with it.
+        let _ = stream_encoding::jsonnet::serve(socket, output);
+    };
+    Helpers::threads(serve, stream_encoding::jsonnet::HELLO)
+}
 
 /// A state store and a target, without the API.
 pub(super) struct Base {
@@ -113,6 +123,7 @@ impl Base {
             targets: Targets::new().with(self.target.clone()),
             defaults: Defaults::default(),
             source_public_url: "https://in.example.com".to_owned(),
+            helpers: evaluators(),
             clock: self.clock.clone(),
             registry: Registry::new(),
             listener,

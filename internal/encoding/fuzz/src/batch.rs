@@ -2,11 +2,11 @@
 
 use bytes::Bytes;
 use serde_json::value::RawValue;
-use stream_encoding::{BatchError, BatchFormat, BatchLimits, MapError};
+use stream_encoding::{BatchError, BatchFormat, BatchLimits, Malformed};
 
 use super::json::{self as reference, Json};
 
-type Items = Vec<Result<Bytes, MapError>>;
+type Items = Vec<Result<Bytes, Malformed>>;
 
 /// The first byte is the format (`l`, `a`, anything else), the second the limit of records, the rest the body.
 pub fn check(input: &[u8]) {

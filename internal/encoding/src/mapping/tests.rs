@@ -4,7 +4,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use stream_model::ErrorKind;
 use stream_model::Timestamp;
-use stream_model::definition::mapping::{ColumnKind, Template as Definition};
+use stream_model::definition::mapping::{ColumnKind, DataType, Template as Definition};
 use stream_model::level::Compression;
 
 use super::*;
@@ -18,6 +18,7 @@ fn column(name: &str, kind: ColumnKind) -> Column {
         kind,
         name: name.to_owned(),
         primary_key: false,
+        data_type: DataType::String,
     }
 }
 
@@ -565,14 +566,6 @@ fn paths_and_templates_with_mistakes_do_not_compile() {
         invalid_path(template("Body('[')", false)),
         (column(), "[".to_owned())
     );
-    let function = "Invalid".to_owned();
-    let error = CompileError::UnknownFunction {
-        column: column(),
-        function,
-    };
-    assert_eq!(compile_error(template("Invalid()", false)), error);
-    let error = CompileError::UnsupportedTemplate { column: column() };
-    assert_eq!(compile_error(template("Body('a') + 1", false)), error);
     let error = compile_error(template("Ip(1)", false));
     assert!(matches!(error, CompileError::Template { .. }));
 }
@@ -612,11 +605,10 @@ fn templates_are_jsonnet_of_limited_length() {
 
 #[test]
 fn error_texts_name_the_column_and_what_to_do() {
-    let error = compile(vec![template("local x = 1; x", false)]).expect_err("unsupported");
+    let error = compile(vec![template("Ip(1)", false)]).expect_err("a mistake");
     assert_eq!(
         error.to_string(),
-        "column \"c0\": the template is not a single Body(…) or Header(…) call; other Jsonnet is not supported by this \
-         version"
+        "column \"c0\": the template is invalid: BodyStr, HeaderStr and Ip take no arguments; remove them"
     );
     let error = value(path("a.b"), &json("{}")).expect_err("missing");
     assert_eq!(
@@ -634,6 +626,158 @@ fn mappings_are_shared_by_threads_and_the_rest_moves_between_them() {
     movable::<Rows>();
     movable::<crate::Encoder>();
     movable::<RowReader<std::io::Empty>>();
+}
+
+fn typed(kind: ColumnKind, data_type: DataType) -> Column {
+    Column {
+        data_type,
+        ..column("c", kind)
+    }
+}
+
+fn map_typed(column: Column, record: &Record) -> Result<String, MapError> {
+    let columns = vec![column];
+    let mapping = CompiledMapping::compile(&Mapping { columns }).expect("valid mapping");
+    let mut rows = Rows::new();
+    mapping.map(record, &mut rows, &mut || [7; 10])?;
+    let text = std::str::from_utf8(rows.as_bytes())
+        .expect("UTF-8")
+        .trim_end();
+    Ok(text[1..text.len() - 1].replace("\"\"", "\""))
+}
+
+#[test]
+fn values_of_a_data_type_are_converted_or_refused() {
+    use DataType::{Bool, Float, Int, Json, Timestamp};
+    let record = json(
+        r#"{"i":1e3,"s":"7","n":null,"t":"2006-01-02T15:04:05+01:00","o":{ "a" : 1 },"b":true}"#,
+    );
+    for (kind, data_type, written) in [
+        (path("i"), Int, "1000"),
+        (raw_path("s"), Int, "7"),
+        (path("s"), Float, "7"),
+        (path("n"), Int, ""),
+        (path("b"), Bool, "true"),
+        (path("t"), Timestamp, "2006-01-02T14:04:05.000000000Z"),
+        (path("o"), Json, r#"{"a":1}"#),
+        (path("s"), Json, r#""7""#),
+        (path_or("x", "", false), Int, ""),
+        (path_or("x", "0", true), Int, "0"),
+        (path_or("x", "[]", false), Json, "[]"),
+        (template("Body('x', null)", false), Int, ""),
+        (template("Body('x', 1.0)", false), Int, "1"),
+        (template("Header('x-none', '5')", false), Int, "5"),
+        (template("Now('%s')", false), Int, "1136214245"),
+        (
+            template("Now()", true),
+            Timestamp,
+            "2006-01-02T15:04:05.007000000Z",
+        ),
+        (
+            ColumnKind::Datetime,
+            Timestamp,
+            "2006-01-02T15:04:05.007000000Z",
+        ),
+        (
+            ColumnKind::Headers,
+            Json,
+            r#"{"Content-Type":"text/plain","X-B":"say \"hi\""}"#,
+        ),
+        (
+            template("BodyStr()", false),
+            Json,
+            r#"{"i":1000,"s":"7","n":null,"t":"2006-01-02T15:04:05+01:00","o":{"a":1},"b":true}"#,
+        ),
+    ] {
+        let column = typed(kind, data_type);
+        assert_eq!(
+            map_typed(column.clone(), &record).as_deref(),
+            Ok(written),
+            "{column:?}"
+        );
+    }
+}
+
+#[test]
+fn values_of_another_data_type_are_refused_with_their_column() {
+    use DataType::{Bool, Float, Int, Timestamp};
+    let record = json(r#"{"i":1e3,"t":"2006-01-02T15:04:05+01:00","o":{},"n":null}"#);
+    for (kind, data_type) in [
+        (path("o"), Int),
+        (path("t"), Int),
+        (path("i"), Bool),
+        (path("i"), Timestamp),
+        (template("Header('x-b')", false), Float),
+    ] {
+        let error = map_typed(typed(kind, data_type), &record).expect_err("does not convert");
+        let MapError::DataType {
+            column,
+            data_type: name,
+            ..
+        } = &error
+        else {
+            panic!("{error}");
+        };
+        assert_eq!((column.as_str(), *name), ("c", data_type.as_str()));
+        assert!(
+            !error.to_string().contains("2006-01-02T15:04:05+01:00"),
+            "{error}"
+        );
+    }
+    assert!(matches!(
+        map_typed(typed(path("x"), Int), &record),
+        Err(MapError::MissingPath { .. })
+    ));
+    let key = Column {
+        primary_key: true,
+        ..typed(path("n"), Int)
+    };
+    let error = map_typed(key, &record).expect_err("NULL in a key");
+    let column = "c".to_owned();
+    assert_eq!(error, MapError::NullKey { column });
+    assert_eq!(error.column(), Some("c"));
+}
+
+#[test]
+fn data_types_that_never_fit_do_not_compile() {
+    use DataType::{Int, Json, Timestamp};
+    let compile = |column| {
+        CompiledMapping::compile(&Mapping {
+            columns: vec![column],
+        })
+    };
+    for (kind, data_type) in [
+        (ColumnKind::Uuid, Json),
+        (ColumnKind::Ip, Int),
+        (template("Ip()", false), Json),
+        (ColumnKind::Datetime, Int),
+        (ColumnKind::Headers, Timestamp),
+        (template("Header()", false), Int),
+        (raw_path("a"), Json),
+    ] {
+        let error = compile(typed(kind, data_type))
+            .map(|_| ())
+            .expect_err("never fits");
+        assert!(matches!(error, CompileError::DataType { .. }), "{error}");
+    }
+    for kind in [
+        path_or("a", "x", false),
+        template("Body('a', true)", false),
+        template("Header('a', '')", false),
+    ] {
+        let error = compile(typed(kind, Int))
+            .map(|_| ())
+            .expect_err("no such default");
+        assert!(matches!(error, CompileError::DefaultType { .. }), "{error}");
+    }
+    let key = Column {
+        primary_key: true,
+        ..typed(path_or("a", "", false), Int)
+    };
+    let error = CompileError::NullKeyDefault {
+        column: "c".to_owned(),
+    };
+    assert_eq!(compile(key).map(|_| ()), Err(error));
 }
 
 /// What a path leads to, told by serde_json.

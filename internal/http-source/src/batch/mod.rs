@@ -36,6 +36,7 @@ use crate::frames;
 use crate::mapper::{Mapped, Mapper, Received};
 use crate::position::Positions;
 use crate::route::{Plan, VolumeRoute};
+use crate::templates::Evaluated;
 
 /// Buffers larger than this are not kept for the next batch, so that a thousand idle sources do not hold on to memory.
 const KEPT_BUFFER_BYTES: usize = 32 << 10;
@@ -282,6 +283,25 @@ impl Gathered {
     /// Moves its weight to another lane.
     pub fn move_load(&mut self, outstanding: &Arc<AtomicUsize>) {
         self.load = Load::new(outstanding, self.load.bytes);
+    }
+
+    /// The records.
+    pub fn received(&self) -> &[Received] {
+        &self.records
+    }
+
+    /// Prepares all records for another plan.
+    pub fn prepare_for(&mut self, plan: &Plan) {
+        for received in &mut self.records {
+            received.prepare_for(plan);
+        }
+    }
+
+    /// Takes what templates made of the records, in their order.
+    pub fn set_evaluated(&mut self, evaluated: Vec<Evaluated>) {
+        for (received, evaluated) in self.records.iter_mut().zip(evaluated) {
+            received.evaluated = Some(evaluated);
+        }
     }
 
     /// Maps all records again, by another plan.

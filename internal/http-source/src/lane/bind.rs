@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use stream_model::SliceId;
 use stream_storage::wire::Opened;
 use tokio::time::Instant;
@@ -14,7 +15,8 @@ use crate::batch::{Bound, Gathered, InFlight};
 use crate::completion::Failure;
 use crate::frames::offload;
 use crate::link::Linked;
-use crate::route::{Ready, Route, State, Target, VolumeRoute};
+use crate::route::{Plan, Ready, Route, State, Target, VolumeRoute};
+use crate::templates::Pending;
 
 /// Why a batch was not bound.
 pub(super) enum Obstacle {
@@ -98,9 +100,46 @@ impl Owner {
             return Ok(batch);
         }
         debug!(source = %self.source, records = batch.records(), "mapping a batch again");
+        let batch = if plan.has_templates() {
+            self.evaluate_again(batch, &plan).await?
+        } else {
+            batch
+        };
         let mapper = Arc::clone(&self.around.mapper);
         let mapped = offload(batch.raw_bytes(), move || batch.map_again(&plan, &mapper)).await;
         mapped.ok_or(Obstacle::Settled)
+    }
+
+    /// Has the templates of a plan evaluated for the records of a batch.
+    async fn evaluate_again(
+        &mut self,
+        mut batch: Gathered,
+        plan: &Arc<Plan>,
+    ) -> Result<Gathered, Obstacle> {
+        batch.prepare_for(plan);
+        let evaluators = &self.around.evaluators;
+        let received = batch.received().iter();
+        let pending = received.map(|received| evaluators.submit(&self.source, plan, received));
+        let evaluated = join_all(pending.map(Pending::evaluated).collect::<Vec<_>>());
+        let evaluated = self.meanwhile(batch.deadline(), evaluated).await;
+        let evaluated = evaluated.ok_or(Failure::TemplatesBusy).and_then(|all| {
+            let mut failures = all.iter().filter_map(|one| one.failure(plan));
+            failures.next().map_or(Ok(all), Err)
+        });
+        match evaluated {
+            Ok(evaluated) => {
+                batch.set_evaluated(evaluated);
+                Ok(batch)
+            }
+            // Nobody is there any more to send these records again.
+            Err(_) if batch.acknowledged() > 0 && batch.deadline() > Instant::now() => {
+                Err(self.hold_on(batch))
+            }
+            Err(failure) => {
+                self.fail(batch, failure);
+                Err(Obstacle::Settled)
+            }
+        }
     }
 
     /// Makes sure that the next number in each slice is known.

@@ -28,6 +28,7 @@ use crate::link::Link;
 use crate::mapper::Mapper;
 use crate::metrics::Metrics;
 use crate::route::Directory;
+use crate::templates::Evaluators;
 
 /// The first pause after a failure; it doubles.
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
@@ -43,6 +44,8 @@ pub(crate) struct Surroundings {
     pub directory: Arc<dyn Directory>,
     /// How records become rows.
     pub mapper: Arc<Mapper>,
+    /// Who evaluates templates, when records are mapped again.
+    pub evaluators: Evaluators,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// Stop asked: what was taken is still written and answered.

@@ -8,7 +8,7 @@ use crate::completion::{Failure, Shortage};
 use crate::route::{Fate, Ready, Route, State, VolumeRoute};
 use crate::testing::{
     Act, ModelDirectory, ModelVolume, Rig, TIMEOUT, body_sink, path_sink, slice, source, target,
-    volume_id,
+    template_sink, volume_id,
 };
 
 const WRITTEN: Result<Durability, Failure> = Ok(Durability::Disk);
@@ -42,6 +42,40 @@ async fn records_that_wait_for_one_commit_share_a_batch() {
     ];
     assert_eq!(frames, expected);
     assert_eq!((rig.lane.outstanding(), rig.admission.used()), (0, 0));
+}
+
+/// In real time: the evaluator is a thread, and the clock of a test would run ahead of it.
+#[tokio::test]
+async fn records_that_meet_a_new_mapping_are_evaluated_by_its_templates() {
+    let rig = Rig::new();
+    rig.route(vec![body_sink("a", 1)], &[slice(1)]);
+    rig.volume.hold();
+    let first = rig.append(r#"{"n":1}"#);
+    rig.volume.received(1).await;
+    let (second, refused) = (rig.append(r#"{"n":2}"#), rig.append("{}"));
+    rig.volume.seal(slice(1), Some(slice(2)));
+    rig.route(vec![template_sink("a", 2, "Body('n') + 1")], &[slice(2)]);
+    rig.volume.release();
+    for ticket in [&first, &second] {
+        let outcome = ticket.outcome().await;
+        assert_eq!(outcome.written, WRITTEN);
+        assert!(ticket.rejections(outcome).is_empty());
+    }
+    let outcome = refused.outcome().await;
+    let rejection = &refused.rejections(outcome)[0];
+    assert!(
+        rejection
+            .error
+            .to_string()
+            .contains("no value at path \"n\"")
+    );
+    assert_eq!(rig.volume.rows(slice(1)), quoted(&[]));
+    assert_eq!(rig.volume.rows(slice(2)), quoted(&["2", "3"]));
+    // And back to one that needs none.
+    rig.volume.seal(slice(2), Some(slice(3)));
+    rig.route(vec![body_sink("a", 3)], &[slice(3)]);
+    assert_eq!(rig.append("x").outcome().await.written, WRITTEN);
+    assert_eq!(rig.volume.rows(slice(3)), quoted(&["x"]));
 }
 
 #[tokio::test(start_paused = true)]

@@ -39,6 +39,59 @@ pub struct Column {
     /// Part of the primary key: the import replaces the row with the same key instead of adding one.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub primary_key: bool,
+    /// Type of the column in the target table.
+    #[serde(default, skip_serializing_if = "DataType::is_string")]
+    pub data_type: DataType,
+}
+
+/// Type of a column in the target table. All but `String` can be NULL, which is an empty value in the CSV.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DataType {
+    /// Text, as the column yields it. Never NULL.
+    #[default]
+    String,
+    /// A whole number of 64 bits with sign.
+    Int,
+    /// A decimal number. Targets may keep it as a double.
+    Float,
+    /// `true` or `false`.
+    Bool,
+    /// A point in time: RFC 3339 in UTC with nine digits of fraction, so that texts sort as times do.
+    Timestamp,
+    /// A JSON text.
+    Json,
+}
+
+impl DataType {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::String,
+        Self::Int,
+        Self::Float,
+        Self::Bool,
+        Self::Timestamp,
+        Self::Json,
+    ];
+
+    /// The name used in JSON.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::String => "string",
+            Self::Int => "int",
+            Self::Float => "float",
+            Self::Bool => "bool",
+            Self::Timestamp => "timestamp",
+            Self::Json => "json",
+        }
+    }
+
+    /// Whether values are texts of any kind.
+    #[must_use]
+    pub const fn is_string(&self) -> bool {
+        matches!(self, Self::String)
+    }
 }
 
 /// Where the value of a column comes from.
@@ -93,9 +146,18 @@ mod tests {
 
     #[test]
     fn json_form_is_the_one_clients_send() {
-        let json = r#"{"columns":[{"type":"uuid","name":"id"},{"type":"path","path":"a.b","defaultValue":"","rawString":true,"name":"b","primaryKey":true},{"type":"template","template":{"language":"jsonnet","content":"Body()"},"name":"t"}]}"#;
+        let json = r#"{"columns":[{"type":"uuid","name":"id"},{"type":"path","path":"a.b","defaultValue":"","rawString":true,"name":"b","primaryKey":true,"dataType":"int"},{"type":"template","template":{"language":"jsonnet","content":"Body()"},"name":"t"}]}"#;
         let mapping: Mapping = serde_json::from_str(json).expect("valid mapping");
         assert_eq!(mapping.primary_key().collect::<Vec<_>>(), ["b"]);
+        assert_eq!(mapping.columns[1].data_type, DataType::Int);
         assert_eq!(serde_json::to_string(&mapping).expect("serialises"), json);
+    }
+
+    #[test]
+    fn data_types_are_named_as_in_json() {
+        for data_type in DataType::ALL {
+            let json = serde_json::to_value(data_type).expect("serialises");
+            assert_eq!(json, data_type.as_str());
+        }
     }
 }

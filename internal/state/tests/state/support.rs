@@ -241,6 +241,7 @@ pub(crate) fn table() -> Table {
                 kind: ColumnKind::Body,
                 name: "body".to_owned(),
                 primary_key: false,
+                data_type: stream_model::definition::mapping::DataType::String,
             }],
         },
     }

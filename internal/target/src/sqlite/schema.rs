@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use rusqlite::{Connection, OptionalExtension};
+use stream_model::definition::mapping::DataType;
 use stream_model::definition::{Column, Table};
 
 use super::failure;
@@ -48,9 +49,10 @@ pub(super) fn apply(db: &Connection, table: &Table) -> Result<(), TargetError> {
         Difference::Lacks(columns) => {
             for column in columns {
                 let statement = format!(
-                    "ALTER TABLE {} ADD COLUMN {} TEXT",
+                    "ALTER TABLE {} ADD COLUMN {} {}",
                     quoted(&table.table_id),
-                    quoted(&column.name)
+                    quoted(&column.name),
+                    declared(column.data_type)
                 );
                 db.execute(&statement, ()).map_err(&failed)?;
                 tracing::info!(
@@ -107,7 +109,8 @@ fn create_statement(table: &Table) -> String {
         .map(|column| {
             // SQLite alone allows NULL in a primary key, unless told otherwise.
             let constraint = if column.primary_key { " NOT NULL" } else { "" };
-            format!("{} TEXT{constraint}", quoted(&column.name))
+            let declared = declared(column.data_type);
+            format!("{} {declared}{constraint}", quoted(&column.name))
         })
         .collect();
     let key: Vec<String> = table.mapping.primary_key().map(quoted).collect();
@@ -198,31 +201,53 @@ fn check_existing(table: &Table, existing: &[Existing]) -> Result<(), String> {
         ));
     }
     for column in existing {
-        let mapped = table
-            .mapping
-            .columns
-            .iter()
-            .any(|wanted| wanted.name.eq_ignore_ascii_case(&column.name));
-        check_column(column, mapped)?;
+        let mut columns = table.mapping.columns.iter();
+        let wanted = columns.find(|wanted| wanted.name.eq_ignore_ascii_case(&column.name));
+        check_column(column, wanted)?;
     }
     Ok(())
 }
 
-fn check_column(column: &Existing, mapped: bool) -> Result<(), String> {
+fn check_column(column: &Existing, wanted: Option<&Column>) -> Result<(), String> {
     let name = &column.name;
-    match mapped {
-        true if column.generated => Err(format!(
+    match wanted {
+        Some(_) if column.generated => Err(format!(
             "its column {name:?} is generated and cannot be written"
         )),
-        true if !keeps_text(&column.declared_type) => Err(format!(
-            "its column {name:?} is declared {}, which would change values such as 007; \
-             it must be declared TEXT",
-            column.declared_type
+        Some(wanted) if !keeps(&column.declared_type, wanted.data_type) => Err(format!(
+            "its column {name:?} is declared {}, which would change {} values such as {}; \
+             it must be declared {}",
+            column.declared_type,
+            wanted.data_type.as_str(),
+            endangered(wanted.data_type),
+            declared(wanted.data_type)
         )),
-        false if column.demanded && !column.generated => Err(format!(
+        Some(_) => Ok(()),
+        None if column.demanded && !column.generated => Err(format!(
             "its column {name:?} must not be NULL and has no default, and the sink has no such column"
         )),
-        true | false => Ok(()),
+        None => Ok(()),
+    }
+}
+
+/// How a column of a data type is declared in a new table. Times and JSON stay texts: SQLite has functions for both.
+const fn declared(data_type: DataType) -> &'static str {
+    match data_type {
+        DataType::String | DataType::Timestamp | DataType::Json => "TEXT",
+        DataType::Int => "INTEGER",
+        DataType::Float => "REAL",
+        DataType::Bool => "BOOLEAN",
+    }
+}
+
+/// A value that a wrong declaration changes.
+const fn endangered(data_type: DataType) -> &'static str {
+    match data_type {
+        DataType::String | DataType::Json => "007",
+        DataType::Timestamp => "2006-01-02T15:04:05.000000000Z",
+        DataType::Int => "7",
+        DataType::Float => "0.5",
+        DataType::Bool => "true",
     }
 }
 
@@ -239,10 +264,43 @@ fn described_key(key: &BTreeSet<String>) -> String {
     )
 }
 
-/// Whether a column of that declared type stores text as it is. SQLite derives an affinity from the words in the
-/// declaration, in this order; only text affinity and none leave text alone that looks like a number.
-fn keeps_text(declared_type: &str) -> bool {
+/// What SQLite does to the values of a column.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Affinity {
+    /// Numbers become texts.
+    Text,
+    /// Nothing.
+    None,
+    /// Texts that look like numbers become numbers; a number without fraction becomes an integer.
+    Numeric,
+    /// Numbers become floating-point numbers.
+    Real,
+}
+
+/// SQLite derives it from the words in the declaration, in this order.
+fn affinity(declared_type: &str) -> Affinity {
     let declared = declared_type.to_ascii_uppercase();
     let says = |words: &[&str]| words.iter().any(|word| declared.contains(word));
-    !says(&["INT"]) && (says(&["CHAR", "CLOB", "TEXT", "BLOB"]) || declared.is_empty())
+    if says(&["INT"]) {
+        Affinity::Numeric
+    } else if says(&["CHAR", "CLOB", "TEXT"]) {
+        Affinity::Text
+    } else if says(&["BLOB"]) || declared.is_empty() {
+        Affinity::None
+    } else if says(&["REAL", "FLOA", "DOUB"]) {
+        Affinity::Real
+    } else {
+        Affinity::Numeric
+    }
+}
+
+/// Whether a column of that declared type stores values of the data type as they are.
+fn keeps(declared_type: &str, data_type: DataType) -> bool {
+    use Affinity::{None, Numeric, Real, Text};
+    let affinity = affinity(declared_type);
+    match data_type {
+        DataType::String | DataType::Timestamp | DataType::Json => matches!(affinity, Text | None),
+        DataType::Int | DataType::Bool => matches!(affinity, Numeric | None),
+        DataType::Float => matches!(affinity, Real | Numeric | None),
+    }
 }

@@ -3,6 +3,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use rusqlite::types::ValueRef;
+use stream_model::definition::mapping::DataType;
 use stream_model::time::ManualClock;
 use stream_model::{ErrorKind, Timestamp};
 use tempfile::TempDir;
@@ -350,6 +351,138 @@ async fn refuses_existing_tables_that_cannot_take_the_rows() {
         client
             .execute_batch(&format!("DROP {kind} {name}"))
             .expect("dropped");
+    }
+}
+
+fn typed_table(types: &[DataType]) -> Table {
+    let names: Vec<_> = types.iter().map(|data_type| data_type.as_str()).collect();
+    let mut table = table("typed", &names);
+    for (column, data_type) in table.mapping.columns.iter_mut().zip(types) {
+        column.data_type = *data_type;
+    }
+    table
+}
+
+/// The storage class and the text of each value, row by row.
+fn stored(database: &Database, table: &Table) -> Vec<Vec<String>> {
+    let columns = &table.mapping.columns;
+    let shown = columns.iter().map(|column| {
+        let name = schema::quoted(&column.name);
+        format!("typeof({name}) || ' ' || ifnull({name}, '')")
+    });
+    let shown = shown.collect::<Vec<_>>().join(", ");
+    let client = database.client();
+    let mut statement = client
+        .prepare(&format!("SELECT {shown} FROM typed ORDER BY rowid"))
+        .expect("valid");
+    let rows = statement.query_map((), |row| {
+        (0..columns.len()).map(|index| row.get(index)).collect()
+    });
+    rows.expect("readable")
+        .map(|row| row.expect("a row"))
+        .collect()
+}
+
+#[tokio::test]
+async fn values_of_a_data_type_are_stored_as_such_and_empty_ones_are_null() {
+    use DataType::{Bool, Float, Int, Json, String, Timestamp};
+    let database = database();
+    let table = typed_table(&[Int, Float, Bool, Timestamp, Json, String]);
+    let time = "2006-01-02T15:04:05.000000000Z";
+    let content = rows(&[
+        &["-9223372036854775808", "0.5", "true", time, "007", "007"],
+        &["", "", "", "", "", ""],
+        &["1", "2", "false", time, "\"x\"", ""],
+    ]);
+    let imported = database.target.import(&file(1, &table), content).await;
+    imported.expect("imported");
+    let text_time = format!("text {time}");
+    assert_eq!(
+        stored(&database, &table),
+        [
+            [
+                "integer -9223372036854775808",
+                "real 0.5",
+                "integer 1",
+                &text_time,
+                "text 007",
+                "text 007"
+            ],
+            ["null ", "null ", "null ", "null ", "null ", "text "],
+            [
+                "integer 1",
+                "real 2.0",
+                "integer 0",
+                &text_time,
+                "text \"x\"",
+                "text "
+            ],
+        ]
+    );
+    // A later definition adds a column of another type.
+    let mut more = table.clone();
+    more.mapping.columns[1].name = "new".to_owned();
+    database.target.prepare(&more).await.expect("added");
+    let declared: std::string::String = database
+        .client()
+        .query_row(
+            "SELECT type FROM pragma_table_info('typed') WHERE name = 'new'",
+            (),
+            |row| row.get(0),
+        )
+        .expect("the column is there");
+    assert_eq!(declared, "REAL");
+}
+
+#[tokio::test]
+async fn a_value_of_another_type_fails_the_import_as_a_whole() {
+    let database = database();
+    for (data_type, wrong) in [
+        (DataType::Int, "1.5"),
+        (DataType::Int, "9223372036854775808"),
+        (DataType::Float, "inf"),
+        (DataType::Float, "x"),
+        (DataType::Bool, "1"),
+    ] {
+        let table = typed_table(&[data_type]);
+        let content = rows(&[&[""], &[wrong]]);
+        let error = database.target.import(&file(1, &table), content).await;
+        let error = error.expect_err(wrong);
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+        assert!(error.to_string().contains(data_type.as_str()), "{error}");
+    }
+    assert_eq!(database.ledger_entries(), 0);
+}
+
+#[tokio::test]
+async fn existing_columns_must_keep_values_of_a_data_type() {
+    use DataType::{Bool, Float, Int, Json, Timestamp};
+    let database = database();
+    for (data_type, declared, fits) in [
+        (Int, "INTEGER", true),
+        (Int, "BIGINT", true),
+        (Int, "DECIMAL", true),
+        (Int, "", true),
+        (Int, "BLOB", true),
+        (Int, "TEXT", false),
+        (Int, "REAL", false),
+        (Float, "DOUBLE PRECISION", true),
+        (Float, "NUMERIC", true),
+        (Float, "VARCHAR(9)", false),
+        (Bool, "BOOLEAN", true),
+        (Bool, "TEXT", false),
+        (Timestamp, "TEXT", true),
+        (Timestamp, "DATETIME", false),
+        (Json, "", true),
+        (Json, "JSON", false),
+    ] {
+        let table = typed_table(&[data_type]);
+        let (client, name) = (database.client(), data_type.as_str());
+        let create = format!("CREATE TABLE typed (\"{name}\" {declared})");
+        client.execute_batch(&create).expect("created");
+        let prepared = database.target.prepare(&table).await;
+        assert_eq!(prepared.is_ok(), fits, "{create} {prepared:?}");
+        client.execute_batch("DROP TABLE typed").expect("dropped");
     }
 }
 

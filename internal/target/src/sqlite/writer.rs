@@ -1,7 +1,9 @@
 //! The writing side of a database: one transaction at a time, on a blocking thread.
 
+use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, Statement, Transaction, TransactionBehavior};
 use stream_model::definition::Table;
+use stream_model::definition::mapping::DataType;
 use stream_model::{Clock, Timestamp};
 use tokio::sync::mpsc;
 
@@ -101,11 +103,16 @@ fn insert(
     let mut statement = transaction
         .prepare(&schema::insert_statement(&file.table))
         .map_err(&failed)?;
+    let columns = file.table.mapping.columns.iter();
+    let types: Vec<DataType> = columns.map(|column| column.data_type).collect();
     let mut rows = 0;
     let mut next = first;
     while let Fed::Block(block) = next {
         check_columns(file, &block)?;
-        insert_block(&mut statement, &block).map_err(&failed)?;
+        insert_block(&mut statement, &types, &block).map_err(|error| match error {
+            Insert::Failed(error) => failed(error),
+            Insert::NotOfType { column } => not_of_type(file, column),
+        })?;
         rows += block.len() as u64;
         next = feed.blocking_recv().ok_or(TargetError::Stopped)?;
     }
@@ -128,13 +135,68 @@ fn check_columns(file: &ImportFile, block: &RowBlock) -> Result<(), TargetError>
     })
 }
 
+fn not_of_type(file: &ImportFile, column: usize) -> TargetError {
+    let columns = &file.table.mapping.columns;
+    let column = columns.get(column).map_or("", |column| &column.name);
+    TargetError::Corrupt {
+        what: format!(
+            "file {} has a value in column {column:?} of table {:?} that is not of the data type of the column",
+            file.id, file.table.table_id
+        ),
+        source: None,
+    }
+}
+
+/// Why rows were not inserted.
+enum Insert {
+    Failed(rusqlite::Error),
+    /// A value that mapping should have refused.
+    NotOfType {
+        column: usize,
+    },
+}
+
+impl From<rusqlite::Error> for Insert {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
 /// The hot path: one prepared statement, values bound straight from the block.
-fn insert_block(statement: &mut Statement<'_>, block: &RowBlock) -> rusqlite::Result<()> {
+fn insert_block(
+    statement: &mut Statement<'_>,
+    types: &[DataType],
+    block: &RowBlock,
+) -> Result<(), Insert> {
     for row in block.rows() {
-        for (index, value) in row.values().enumerate() {
+        for (index, (value, data_type)) in row.values().zip(types).enumerate() {
+            if *data_type == DataType::String {
+                statement.raw_bind_parameter(index + 1, value)?;
+                continue;
+            }
+            let value = typed(value, *data_type).ok_or(Insert::NotOfType { column: index })?;
             statement.raw_bind_parameter(index + 1, value)?;
         }
         statement.raw_execute()?;
     }
     Ok(())
+}
+
+/// A value of a data type. An empty one is NULL.
+fn typed(value: &str, data_type: DataType) -> Option<ToSqlOutput<'_>> {
+    let value = match data_type {
+        _ if value.is_empty() => ValueRef::Null,
+        DataType::String | DataType::Timestamp | DataType::Json => ValueRef::Text(value.as_bytes()),
+        DataType::Int => ValueRef::Integer(value.parse().ok()?),
+        DataType::Float => {
+            let number: f64 = value.parse().ok()?;
+            ValueRef::Real(Some(number).filter(|number| number.is_finite())?)
+        }
+        DataType::Bool => ValueRef::Integer(match value {
+            "true" => 1,
+            "false" => 0,
+            _ => return None,
+        }),
+    };
+    Some(ToSqlOutput::Borrowed(value))
 }

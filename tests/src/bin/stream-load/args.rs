@@ -23,10 +23,12 @@ stream-load bench [flags]          starts the service beside this program and me
   --body-bytes N    (default 1024)
   --rate N          of the measurement at a fixed rate (default 10000)
   --with-import     leaves the triggers of upload and import at their defaults; else they rest
+  --jsonnet         two of the columns are templates for the interpreter
 stream-load http [flags]           starts the service beside this program for each size of records and requests
   --body-bytes LIST sizes of a record, a case for each (default 100,1024,10000)
   --batch LIST      records in a request, a case for each (default 1,100,1000)
   --sinks LIST      sinks of the source, a case for each (default 1,3)
+  --jsonnet         two of the columns are templates for the interpreter
   --duration TIME   of each case (default 20s)
 stream-load overload [flags]       offers a source more than its rate limit
   --limit N         the limit, records in a second (default 2000)
@@ -69,7 +71,7 @@ stream-load recovery [flags]       opens volumes that were left without a stop
 /// The value of a flag that needs none.
 const GIVEN: &str = "true";
 /// Flags without a value.
-const SWITCHES: [&str; 3] = ["--json", "--help", "--with-import"];
+const SWITCHES: [&str; 4] = ["--json", "--help", "--with-import", "--jsonnet"];
 
 /// Words and flags.
 #[derive(Debug, Default, PartialEq, Eq)]

@@ -34,6 +34,26 @@ pub struct Options {
     bytes: usize,
     rate: u64,
     import: Import,
+    mapping: Mapping,
+}
+
+/// How the records become rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mapping {
+    /// By paths.
+    Paths,
+    /// Also by templates that need the interpreter.
+    Templates,
+}
+
+impl Mapping {
+    /// Takes it from the command line.
+    pub fn read(args: &mut Args) -> Self {
+        match args.switch("--jsonnet") {
+            true => Self::Templates,
+            false => Self::Paths,
+        }
+    }
 }
 
 /// What happens behind the journal meanwhile.
@@ -62,6 +82,7 @@ impl Options {
             } else {
                 Import::Paused
             },
+            mapping: Mapping::read(&mut args),
         };
         args.finish()?;
         Ok(options)
@@ -99,7 +120,7 @@ pub fn run(options: Options) -> anyhow::Result<()> {
 async fn measure(options: Options, dir: &Path) -> anyhow::Result<Vec<Series>> {
     let bare = Bare::start().await?;
     let mut service = Service::start(setup(options, dir)?).await?;
-    let url = create_sink(&service).await?;
+    let url = create_sink(&service, options.mapping).await?;
     let target = Target::parse(&format!("http://{}{url}", service.setup().source_address()))?;
     let (closed, fixed) = ("as fast as answered", format!("{}/s", options.rate));
     let mut series = [
@@ -194,17 +215,26 @@ pub fn without_import(setup: Setup) -> Setup {
 }
 
 /// Creates a source with one sink of path columns and gives the path of its URL.
-async fn create_sink(service: &Service) -> anyhow::Result<String> {
-    let source = create_source(service, "bench", 1).await?;
+async fn create_sink(service: &Service, mapping: Mapping) -> anyhow::Result<String> {
+    let source = create_source(service, "bench", 1, mapping).await?;
     Ok(source.path)
 }
 
-/// Creates a source with so many sinks of path columns, in tables named `<id>-1` and so on.
-pub async fn create_source(service: &Service, id: &str, sinks: u64) -> anyhow::Result<Source> {
+/// Creates a source with so many sinks, in tables named `<id>-1` and so on.
+pub async fn create_source(
+    service: &Service,
+    id: &str,
+    sinks: u64,
+    mapping: Mapping,
+) -> anyhow::Result<Source> {
     let api = service.api()?;
     let source = api.create_source(id).await?;
     let path = |name: &str, path: &str| json!({"type": "path", "name": name, "path": path, "rawString": true, "defaultValue": ""});
-    let columns = [
+    let template = |name: &str, content: &str| {
+        let template = json!({"language": "jsonnet", "content": content});
+        json!({"type": "template", "name": name, "template": template, "rawString": true})
+    };
+    let mut columns = vec![
         json!({"type": "uuid", "name": "uuid"}),
         json!({"type": "datetime", "name": "received"}),
         path("id", "id"),
@@ -214,6 +244,15 @@ pub async fn create_source(service: &Service, id: &str, sinks: u64) -> anyhow::R
         path("currency", "data.currency"),
         path("text", "text"),
     ];
+    if mapping == Mapping::Templates {
+        columns.extend([
+            template("label", "Body('type') + ' of ' + Body('actor.name', 'nobody')"),
+            template(
+                "summary",
+                "local d = Body('data'); {total: d.amount / 100, paid: d.paid, text: std.length(Body('text'))}",
+            ),
+        ]);
+    }
     for number in 1..=sinks {
         let table = format!("{id}-{number}");
         api.create_sink(&source, &table, &columns).await?;
@@ -262,10 +301,14 @@ fn table(options: Options, disk: &Disk, series: &[Series]) -> String {
         Import::Paused => "paused",
         Import::Default => "at its defaults",
     };
+    let mapping = match options.mapping {
+        Mapping::Paths => "by paths",
+        Mapping::Templates => "by paths and two templates",
+    };
     let mut lines = vec![
         format!(
             "{cpus} CPUs, generator on the same machine, {} B records, one per request, {} connections, \
-             durability disk, one sink, zstd 1, upload and import {import}; medians of {} runs of {} s.",
+             durability disk, one sink {mapping}, zstd 1, upload and import {import}; medians of {} runs of {} s.",
             options.bytes,
             options.connections,
             options.repeats,

@@ -17,7 +17,7 @@ use stream_tests::service::Service;
 use stream_tests::setup::Setup;
 
 use crate::args::Args;
-use crate::bench;
+use crate::bench::{self, Mapping};
 use crate::body;
 use crate::load::{self, Load, Measured};
 use crate::machine;
@@ -36,6 +36,7 @@ pub struct Options {
     batches: Vec<u64>,
     sinks: Vec<u64>,
     duration: Duration,
+    mapping: Mapping,
 }
 
 impl Options {
@@ -49,6 +50,7 @@ impl Options {
             batches: args.numbers("--batch", &[1, 100, 1_000])?,
             sinks: args.numbers("--sinks", &[1, 3])?,
             duration: args.duration("--duration", Duration::from_secs(20))?,
+            mapping: Mapping::read(&mut args),
         };
         args.finish()?;
         Ok(options)
@@ -97,17 +99,17 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     println!("{}", header(options));
     for case in options.cases() {
         let scratch = Scratch::new()?;
-        let row = runtime.block_on(measure(case, options.duration, scratch.path()))?;
+        let row = runtime.block_on(measure(case, options, scratch.path()))?;
         println!("{row}");
     }
     Ok(())
 }
 
-async fn measure(case: Case, duration: Duration, dir: &Path) -> anyhow::Result<String> {
+async fn measure(case: Case, options: &Options, dir: &Path) -> anyhow::Result<String> {
     let setup =
         bench::without_import(Setup::new(dir)?).env("SOURCE_HTTP_IN_FLIGHT_BYTES", IN_FLIGHT);
     let mut service = Service::start(setup).await?;
-    let source = bench::create_source(&service, "bench", case.sinks).await?;
+    let source = bench::create_source(&service, "bench", case.sinks, options.mapping).await?;
     let target = target(&service, &source)?;
     let bytes = usize::try_from(case.bytes)?;
     let requests = body::requests(&target, bytes, usize::try_from(case.batch)?);
@@ -121,7 +123,7 @@ async fn measure(case: Case, duration: Duration, dir: &Path) -> anyhow::Result<S
     };
     load::run(load(WARM_UP)).await?;
     let before = machine::cpu_seconds(service.pid())?;
-    let measured = load::run(load(duration)).await?;
+    let measured = load::run(load(options.duration)).await?;
     let cpu = machine::cpu_seconds(service.pid())? - before;
     let memory = machine::anonymous_memory(service.pid())?;
     let statuses = &measured.statuses;

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{limit, target};
 use crate::args::Args;
-use crate::bench;
+use crate::bench::{self, Mapping};
 use crate::body;
 use crate::load::{self, Load, Measured};
 use crate::machine;
@@ -60,7 +60,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     crate::runtime()?.block_on(async {
         let setup = Setup::new(scratch.path())?.importing_each_second();
         let mut service = Service::start(setup).await?;
-        let source = bench::create_source(&service, "overload", 1).await?;
+        let source = bench::create_source(&service, "overload", 1, Mapping::Paths).await?;
         limit(&service.api()?, &source, options.limit).await?;
         let target = target(&service, &source)?;
         let before = machine::cpu_seconds(service.pid())?;

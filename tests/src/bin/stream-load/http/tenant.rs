@@ -11,7 +11,7 @@ use stream_tests::setup::Setup;
 
 use super::{limit, target};
 use crate::args::Args;
-use crate::bench::{self, middle};
+use crate::bench::{self, Mapping, middle};
 use crate::body;
 use crate::load::{self, Load, Measured};
 use crate::report::{millis, percent};
@@ -80,8 +80,8 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     let runs = crate::runtime()?.block_on(async {
         let setup = bench::without_import(Setup::new(scratch.path())?);
         let mut service = Service::start(setup).await?;
-        let neighbour = bench::create_source(&service, "neighbour", 1).await?;
-        let tenant = bench::create_source(&service, "tenant", 1).await?;
+        let neighbour = bench::create_source(&service, "neighbour", 1, Mapping::Paths).await?;
+        let tenant = bench::create_source(&service, "tenant", 1, Mapping::Paths).await?;
         limit(&service.api()?, &tenant, options.limit).await?;
         let targets = [target(&service, &neighbour)?, target(&service, &tenant)?];
         let runs = measure(options, &targets).await?;
