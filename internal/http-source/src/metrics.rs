@@ -27,13 +27,46 @@ pub(crate) struct Metrics {
     pub lanes: IntGauge,
     /// Records whose requests were told that the outcome is unknown.
     pub unknown_outcomes: IntCounter,
-    /// Rejected records that are kept, counted for each sink.
-    pub kept_rejects: IntCounter,
-    kept_reject_bytes: IntCounter,
-    /// Rejected records that were not kept, because the sink had no slice for them.
-    pub unkept_rejects: IntCounter,
+    /// Records that sinks reject.
+    pub rejects: Rejects,
     /// Records that were answered under the class `memory` and could not be written.
     pub lost_records: IntCounter,
+}
+
+/// What is counted of rejected records, once for each sink that refuses them.
+pub(crate) struct Rejects {
+    /// Those that are kept.
+    pub kept: IntCounter,
+    /// Bytes of their rows.
+    pub kept_bytes: IntCounter,
+    /// Those that are not, because the sink had no slice for them.
+    pub unkept: IntCounter,
+}
+
+impl Rejects {
+    fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let counter = |name: &str, help: &str| register(registry, IntCounter::new(name, help)?);
+        Ok(Self {
+            kept: counter(
+                "stream_http_source_kept_rejects_total",
+                "Rejected records that are kept, counted for each sink that refuses them. A rise: senders and mappings do not fit.",
+            )?,
+            kept_bytes: counter(
+                "stream_http_source_kept_reject_bytes_total",
+                "Bytes of the rows of rejected records before compression. A faster rise costs staging space for storage.rejects.retention.",
+            )?,
+            unkept: counter(
+                "stream_http_source_unkept_rejects_total",
+                "Rejected records that are not kept, because no slice for them was open. Above 0 for longer than a moment: no coordinator runs.",
+            )?,
+        })
+    }
+
+    /// Counts those of a committed batch.
+    pub fn count(&self, kept: Kept) {
+        self.kept.inc_by(kept.records);
+        self.kept_bytes.inc_by(kept.bytes);
+    }
 }
 
 const CLASSES: [&str; 6] = ["other", "1xx", "2xx", "3xx", "4xx", "5xx"];
@@ -92,27 +125,7 @@ impl Metrics {
                 registry,
                 IntGauge::new("stream_http_source_lanes", "Pairs of a source and a volume that records can take. A rise means more sources or volumes.")?,
             )?,
-            kept_rejects: register(
-                registry,
-                IntCounter::new(
-                    "stream_http_source_kept_rejects_total",
-                    "Rejected records that are kept, counted for each sink that refuses them. A rise: senders and mappings do not fit.",
-                )?,
-            )?,
-            kept_reject_bytes: register(
-                registry,
-                IntCounter::new(
-                    "stream_http_source_kept_reject_bytes_total",
-                    "Bytes of the rows of rejected records before compression. A faster rise costs staging space for storage.rejects.retention.",
-                )?,
-            )?,
-            unkept_rejects: register(
-                registry,
-                IntCounter::new(
-                    "stream_http_source_unkept_rejects_total",
-                    "Rejected records that are not kept, because no slice for them was open. Above 0 for longer than a moment: no coordinator runs.",
-                )?,
-            )?,
+            rejects: Rejects::register(registry)?,
             lost_records: register(
                 registry,
                 IntCounter::new(
@@ -128,12 +141,6 @@ impl Metrics {
                 )?,
             )?,
         }))
-    }
-
-    /// Counts the rejected records of a committed batch.
-    pub fn kept(&self, kept: Kept) {
-        self.kept_rejects.inc_by(kept.records);
-        self.kept_reject_bytes.inc_by(kept.bytes);
     }
 
     /// Counts an answered request.
