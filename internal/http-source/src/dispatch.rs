@@ -304,7 +304,7 @@ impl Dispatcher {
         self.mapper.map(&ready.plan, received, |received, mapped| {
             if mapped.is_empty() && !keeps_any(volume, &mapped.rejections) {
                 let unkept = mapped.rejections.len() as u64;
-                self.metrics.unkept_rejects.inc_by(unkept);
+                self.metrics.rejects.unkept.inc_by(unkept);
                 let rejections = std::mem::take(&mut mapped.rejections);
                 let durability = volume.weakest();
                 return Ok(Placed::Done(done(route, ready, durability, rejections)));

@@ -31,11 +31,8 @@ pub(crate) struct Metrics {
     pub lanes: IntGauge,
     /// Records whose requests were told that the outcome is unknown.
     pub unknown_outcomes: IntCounter,
-    /// Rejected records that are kept, counted for each sink.
-    pub kept_rejects: IntCounter,
-    kept_reject_bytes: IntCounter,
-    /// Rejected records that were not kept, because the sink had no slice for them.
-    pub unkept_rejects: IntCounter,
+    /// Records that sinks reject.
+    pub rejects: Rejects,
     /// Records that were answered under the class `memory` and could not be written.
     pub lost_records: IntCounter,
     /// Evaluation of templates.
@@ -83,6 +80,42 @@ impl TemplateMetrics {
                 "Records that wait for an evaluator. A rise: templates are slower than the clients.",
             )?,
         })
+    }
+}
+
+/// What is counted of rejected records, once for each sink that refuses them.
+pub(crate) struct Rejects {
+    /// Those that are kept.
+    pub kept: IntCounter,
+    /// Bytes of their rows.
+    pub kept_bytes: IntCounter,
+    /// Those that are not, because the sink had no slice for them.
+    pub unkept: IntCounter,
+}
+
+impl Rejects {
+    fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let counter = |name: &str, help: &str| register(registry, IntCounter::new(name, help)?);
+        Ok(Self {
+            kept: counter(
+                "stream_http_source_kept_rejects_total",
+                "Rejected records that are kept, counted for each sink that refuses them. A rise: senders and mappings do not fit.",
+            )?,
+            kept_bytes: counter(
+                "stream_http_source_kept_reject_bytes_total",
+                "Bytes of the rows of rejected records before compression. A faster rise costs staging space for storage.rejects.retention.",
+            )?,
+            unkept: counter(
+                "stream_http_source_unkept_rejects_total",
+                "Rejected records that are not kept, because no slice for them was open. Above 0 for longer than a moment: no coordinator runs.",
+            )?,
+        })
+    }
+
+    /// Counts those of a committed batch.
+    pub fn count(&self, kept: Kept) {
+        self.kept.inc_by(kept.records);
+        self.kept_bytes.inc_by(kept.bytes);
     }
 }
 
@@ -146,18 +179,7 @@ impl Metrics {
 "stream_http_source_lanes",
 "Pairs of a source and a volume that records can take. A rise means more sources or volumes.",
 )?,
-            kept_rejects: counter(
-"stream_http_source_kept_rejects_total",
-"Rejected records that are kept, counted for each sink that refuses them. A rise: senders and mappings do not fit.",
-)?,
-            kept_reject_bytes: counter(
-"stream_http_source_kept_reject_bytes_total",
-"Bytes of the rows of rejected records before compression. A faster rise costs staging space for storage.rejects.retention.",
-)?,
-            unkept_rejects: counter(
-"stream_http_source_unkept_rejects_total",
-"Rejected records that are not kept, because no slice for them was open. Above 0 for longer than a moment: no coordinator runs.",
-)?,
+            rejects: Rejects::register(registry)?,
             templates: TemplateMetrics::register(registry)?,
             lost_records: counter(
 "stream_http_source_lost_records_total",
@@ -168,12 +190,6 @@ impl Metrics {
 "Records of which the sender could not be told in time whether they were written. A rise: a volume is away.",
 )?,
         }))
-    }
-
-    /// Counts the rejected records of a committed batch.
-    pub fn kept(&self, kept: Kept) {
-        self.kept_rejects.inc_by(kept.records);
-        self.kept_reject_bytes.inc_by(kept.bytes);
     }
 
     /// Counts an answered request.

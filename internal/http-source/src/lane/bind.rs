@@ -42,7 +42,7 @@ impl Owner {
         };
         let mut batch = self.map_if_changed(batch, ready).await?;
         let unkept = batch.give_up_rejects(here);
-        self.around.metrics.unkept_rejects.inc_by(unkept);
+        self.around.metrics.rejects.unkept.inc_by(unkept);
         if batch.is_empty() {
             self.lane.recycle(batch.finish_empty(here.weakest()));
             return Err(Obstacle::Settled);

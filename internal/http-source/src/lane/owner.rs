@@ -181,7 +181,7 @@ impl Owner {
             .metrics
             .batch_records
             .observe(batch.records() as f64);
-        self.around.metrics.kept(batch.kept());
+        self.around.metrics.rejects.count(batch.kept());
         self.lane.recycle(batch.commit());
     }
 

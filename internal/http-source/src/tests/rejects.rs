@@ -68,7 +68,7 @@ async fn a_record_that_one_sink_refuses_is_kept_there_with_all_that_is_known() {
     assert_eq!(rejects(&server, slice(12)), [expected]);
     let metrics = &server.rig.metrics;
     assert_eq!(
-        (metrics.kept_rejects.get(), metrics.unkept_rejects.get()),
+        (metrics.rejects.kept.get(), metrics.rejects.unkept.get()),
         (1, 0)
     );
     assert_eq!(server.rig.admission.used(), 0);
@@ -162,7 +162,7 @@ async fn what_is_no_record_is_kept_as_it_came() {
 async fn without_a_place_for_it_a_rejected_record_is_answered_and_counted() {
     let server = Server::start(sinks()).await;
     assert_eq!(server.post(r#"{"x":1}"#).await.status(), 422);
-    assert_eq!(server.rig.metrics.unkept_rejects.get(), 1);
+    assert_eq!(server.rig.metrics.rejects.unkept.get(), 1);
     let answer = server.post("no json").await;
     assert_eq!(
         (answer.status(), answer.header("x-stream-rejected")),
@@ -170,7 +170,7 @@ async fn without_a_place_for_it_a_rejected_record_is_answered_and_counted() {
     );
     let metrics = &server.rig.metrics;
     assert_eq!(
-        (metrics.kept_rejects.get(), metrics.unkept_rejects.get()),
+        (metrics.rejects.kept.get(), metrics.rejects.unkept.get()),
         (0, 3)
     );
     assert_eq!(server.rig.volume.rows(slice(1)), [r#""1""#]);
