@@ -15,6 +15,7 @@
 //! * A record that is acknowledged is in every enabled sink of its source that did not refuse it; a record whose request
 //!   failed with anything but `outcomeUnknown` is in none, and never will be.
 //! * A record is written at most once, whatever answers are lost and whichever slices are sealed meanwhile (`lane`).
+//! * A key is written at most once within what its volume remembers, whoever sends it and however often (`turns`, `key`).
 //! * Memory for records that wait is bounded for the whole process (`admission`), and each is answered by its deadline.
 //! * Nothing is answered 2xx and dropped: a source without enabled sinks refuses.
 //!
@@ -43,6 +44,7 @@ mod end_to_end;
 mod feed;
 mod forwarded;
 mod frames;
+mod key;
 mod lane;
 mod lanes;
 mod link;
@@ -57,6 +59,7 @@ mod table;
 mod testing;
 #[cfg(test)]
 mod tests;
+mod turns;
 
 pub use component::{Deps, HttpSource, StartError};
 pub use config::{Config, TlsFiles};

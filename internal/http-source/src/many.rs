@@ -13,7 +13,7 @@ use stream_model::SinkId;
 use stream_model::level::Durability;
 
 use crate::answer::{
-    Answer, Refusal, accepted_status, full_name, json, located, promise, rejected,
+    Answer, Refusal, accepted_status, full_name, json, keyed, located, promise, rejected,
 };
 use crate::completion::Failure;
 use crate::dispatch::Report;
@@ -98,7 +98,8 @@ pub(crate) fn answer(fates: &[Fate]) -> Answer {
             .collect(),
     };
     let reports = fates.iter().flat_map(Fate::reports);
-    located(promise(json(status, retry, &body), weakest), reports)
+    let answer = located(promise(json(status, retry, &body), weakest), reports.clone());
+    keyed(answer, reports)
 }
 
 impl Fate {

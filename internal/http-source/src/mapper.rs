@@ -5,6 +5,7 @@
 
 use std::cell::RefCell;
 use std::ops::Range;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use hyper::HeaderMap;
@@ -14,6 +15,7 @@ use rand::{Rng, SeedableRng};
 use stream_encoding::{ContentType, Headers, MapError, Record, Rows};
 
 use crate::route::Plan;
+use crate::turns::Turn;
 
 /// The buffer of a thread is thrown away when a record has made it larger than this.
 const SCRATCH_BYTES: usize = 1 << 20;
@@ -27,6 +29,8 @@ pub(crate) struct Received {
     pub record: Record,
     /// Headers that are not in the record yet.
     raw_headers: HeaderMap,
+    /// Set when the record has an idempotency key: the right to write it. Records of a request may share one.
+    pub key: Option<Arc<Turn>>,
 }
 
 impl Received {
@@ -35,6 +39,7 @@ impl Received {
         Self {
             record,
             raw_headers: headers,
+            key: None,
         }
     }
 
@@ -59,6 +64,11 @@ impl Received {
         if plan.needs_headers() {
             self.take_headers();
         }
+    }
+
+    /// The headers, as long as they are not in the record.
+    pub fn raw_headers(&self) -> &HeaderMap {
+        &self.raw_headers
     }
 
     fn take_headers(&mut self) {

@@ -16,6 +16,7 @@ use hyper::{Method, Request};
 use stream_encoding::{
     BatchError, BatchFormat, BatchLimits, ContentType, Headers, MapError, Record,
 };
+use stream_model::idempotency::Extent;
 use stream_model::{Clock, SessionId};
 use stream_node::Peer;
 use tokio::time::Instant;
@@ -25,6 +26,7 @@ use crate::answer::{self, Answer, Detail, NO_SOURCE, OVERLOADED, Refusal};
 use crate::body;
 use crate::dispatch::Dispatcher;
 use crate::forwarded::TrustedProxies;
+use crate::key::Key;
 use crate::many::{self, Fate};
 use crate::mapper::Received;
 use crate::metrics::Metrics;
@@ -214,6 +216,11 @@ impl Receiver {
         let limit = batch.map_or(self.max_body, |_| self.max_batch);
         let body = body::read(body, limit, deadline, &mut reserved).await?;
         let (body, reserved) = body::decode(&parts.headers, body, limit, reserved).await?;
+        let extent = match batch {
+            Some(_) => Extent::Batch,
+            None => Extent::Record,
+        };
+        let key = Key::of_request(&parts.headers, extent, &body)?;
         let peer = parts.extensions.get::<Peer>();
         let record = Record {
             received_at,
@@ -226,9 +233,15 @@ impl Receiver {
         };
         let received = Received::new(record, parts.headers);
         if let Some(format) = batch {
-            return self.take_many(format, received, reserved, sources).await;
+            let key = key.as_ref();
+            return self
+                .take_many(format, received, reserved, sources, key)
+                .await;
         }
-        let reports = self.dispatcher.dispatch(sources, received, reserved).await;
+        let reports = self
+            .dispatcher
+            .dispatch(sources, received, reserved, key.as_ref());
+        let reports = reports.await;
         Ok(answer::answer(&reports, query.detail))
     }
 
@@ -239,6 +252,7 @@ impl Receiver {
         request: Received,
         mut reserved: Reservation,
         sources: &[Arc<Entry>],
+        key: Option<&Key>,
     ) -> Result<Answer, Refusal> {
         let items = self.split(format, request.record.body.clone()).await?;
         let mut records = Vec::with_capacity(items.len());
@@ -261,11 +275,14 @@ impl Receiver {
         }
         drop((request, reserved));
         let count = records.len() + unreadable.len();
-        let mut reports = self
-            .dispatcher
-            .dispatch_many(sources, records)
-            .await
-            .into_iter();
+        let reports = match key {
+            Some(key) => {
+                let all = self.dispatcher.dispatch_request(sources, records, key);
+                all.await
+            }
+            None => self.dispatcher.dispatch_many(sources, records).await,
+        };
+        let mut reports = reports.into_iter();
         let fates: Vec<Fate> = (0..count)
             .map(|index| match unreadable.remove(&index) {
                 Some(error) => Fate::Unreadable(error),

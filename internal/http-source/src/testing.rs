@@ -28,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admission::Admission;
 use crate::completion::Ticket;
+use crate::key::KeyRouting;
 use crate::lane::{Answering, Lane, Owner, Surroundings};
 use crate::link::Link;
 use crate::mapper::{Mapper, Received};
@@ -465,6 +466,10 @@ pub(crate) fn route_on(
     let state = State::Ready(Ready {
         plan: Arc::new(Plan::new(sinks)),
         volumes,
+        keys: Arc::new(KeyRouting {
+            path: None,
+            assigned: vec![volume],
+        }),
     });
     Route {
         source: source(),

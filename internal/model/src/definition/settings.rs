@@ -84,6 +84,11 @@ pub enum SettingError {
     },
 }
 
+/// The path of the idempotency key in a record. Of a source only.
+pub const KEY_PATH: &str = "idempotency.keyPath";
+/// The longest such path, in characters.
+const MAX_KEY_PATH: usize = 256;
+
 const COUNT_RANGE: std::ops::RangeInclusive<u64> = 1..=10_000_000;
 
 /// All settings, sorted by key.
@@ -331,6 +336,13 @@ impl Settings {
             }
         }
         result
+    }
+
+    /// The path of the idempotency key in each record of the source; none when keys come with requests.
+    #[must_use]
+    pub fn key_path(&self) -> Option<&str> {
+        let path = self.0.get(KEY_PATH)?.as_str()?;
+        (!path.is_empty()).then_some(path)
     }
 
     /// Whether nothing was changed.

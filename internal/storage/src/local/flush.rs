@@ -5,6 +5,7 @@
 
 mod checkpoints;
 mod content;
+mod keys;
 mod signal;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -168,6 +169,7 @@ impl Flusher {
             self.checkpoint_wanted = true;
             self.prepare_segment();
         }
+        self.look_after_keys(ticked);
         if self.checkpoint_wanted && (work.segment_started || ticked) {
             self.checkpoint_if_due();
         }
