@@ -231,7 +231,9 @@ pub(crate) fn keyed<'a>(
     let keys = || reports.clone().filter_map(|report| report.key.as_ref());
     let windows = keys().filter_map(|key| key.window_seconds);
     if let Some(window) = windows.min() {
-        answer.headers_mut().insert(WINDOW, HeaderValue::from(window));
+        answer
+            .headers_mut()
+            .insert(WINDOW, HeaderValue::from(window));
     }
     let is_repetition = |report: &Report| {
         report.key.as_ref().is_some_and(|key| key.is_repetition) && report.written.is_ok()

@@ -293,9 +293,7 @@ impl Dispatcher {
         let key = received.key.as_ref().map(|turn| waiting_key(turn, volume));
         let (answering, refusals) = match volume.strongest() {
             // Whether a key is known is told by the volume.
-            Durability::Memory if key.is_none() => {
-                (Answering::AtOnce, mapped.rejections.clone())
-            }
+            Durability::Memory if key.is_none() => (Answering::AtOnce, mapped.rejections.clone()),
             _ => (Answering::ByOutcome, Vec::new()),
         };
         let (plan, now) = (&ready.plan, Instant::now());

@@ -313,7 +313,9 @@ fn key_routing(source: &SourceKey, draft: KeyDraft) -> Option<KeyRouting> {
             return None;
         }
     };
-    let assigned = draft.assigned.map_or_else(Vec::new, |assigned| assigned.to_vec());
+    let assigned = draft
+        .assigned
+        .map_or_else(Vec::new, |assigned| assigned.to_vec());
     Some(KeyRouting { path, assigned })
 }
 

@@ -133,7 +133,10 @@ mod tests {
     fn headers(values: &[&str]) -> HeaderMap {
         let mut headers = HeaderMap::new();
         for value in values {
-            headers.append(IDEMPOTENCY_KEY, HeaderValue::from_str(value).expect("valid"));
+            headers.append(
+                IDEMPOTENCY_KEY,
+                HeaderValue::from_str(value).expect("valid"),
+            );
         }
         headers
     }
@@ -145,7 +148,12 @@ mod tests {
         assert!(matches!(key(&["k"]), Ok(Some(_))));
         let longest = "k".repeat(MAX_KEY_BYTES);
         assert!(matches!(key(&[&longest]), Ok(Some(_))));
-        for wrong in [&[""][..], &["a", "b"], &["a", "a"], &[&format!("{longest}k")]] {
+        for wrong in [
+            &[""][..],
+            &["a", "b"],
+            &["a", "a"],
+            &[&format!("{longest}k")],
+        ] {
             assert!(key(wrong).is_err(), "{wrong:?}");
         }
     }
@@ -159,7 +167,12 @@ mod tests {
         assert_eq!(key(r#"{"x":2, "order" : {"id":"\u0031"}}"#), one);
         assert_ne!(key(r#"{"order":{"id":1}}"#), one);
         assert_eq!(key(r#"{"order":{"id":1e0}}"#), key(r#"{"order":{"id":1}}"#));
-        for none in [r#"{"order":{}}"#, r#"{"order":{"id":null}}"#, r#"{"order":{"id":""}}"#, "no json"] {
+        for none in [
+            r#"{"order":{}}"#,
+            r#"{"order":{"id":null}}"#,
+            r#"{"order":{"id":""}}"#,
+            "no json",
+        ] {
             assert_eq!(key(none), None, "{none}");
         }
         assert!(KeyPath::compile("a..b").is_err());

@@ -98,7 +98,10 @@ pub(crate) fn answer(fates: &[Fate]) -> Answer {
             .collect(),
     };
     let reports = fates.iter().flat_map(Fate::reports);
-    let answer = located(promise(json(status, retry, &body), weakest), reports.clone());
+    let answer = located(
+        promise(json(status, retry, &body), weakest),
+        reports.clone(),
+    );
     keyed(answer, reports)
 }
 

@@ -66,11 +66,6 @@ impl Received {
         }
     }
 
-    /// The headers, as long as they are not in the record.
-    pub fn raw_headers(&self) -> &HeaderMap {
-        &self.raw_headers
-    }
-
     fn take_headers(&mut self) {
         if !self.raw_headers.is_empty() {
             let headers = std::mem::take(&mut self.raw_headers);

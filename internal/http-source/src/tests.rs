@@ -1,5 +1,6 @@
 //! The HTTP interface, over real connections, against the model volume.
 
+mod keys;
 mod many;
 
 use std::convert::Infallible;

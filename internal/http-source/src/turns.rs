@@ -198,10 +198,12 @@ mod tests {
         let mut waiting: Vec<_> = (0..5).map(|_| Box::pin(turns.take(claim(1, 5)))).collect();
         while !waiting.is_empty() {
             let ready = |waiting: &mut Vec<_>| {
-                let ready = |take: &mut std::pin::Pin<Box<_>>| Future::poll(
-                    std::pin::Pin::as_mut(take),
-                    &mut std::task::Context::from_waker(std::task::Waker::noop()),
-                );
+                let ready = |take: &mut std::pin::Pin<Box<_>>| {
+                    Future::poll(
+                        std::pin::Pin::as_mut(take),
+                        &mut std::task::Context::from_waker(std::task::Waker::noop()),
+                    )
+                };
                 let mut found = Vec::new();
                 let mut at = 0;
                 while at < waiting.len() {
@@ -232,7 +234,10 @@ mod tests {
             turn.note(Memory::Known(1));
         }
         let state = turns.0.lock();
-        assert_eq!((state.order.len(), state.recent.len()), (RECENT_KEYS, RECENT_KEYS));
+        assert_eq!(
+            (state.order.len(), state.recent.len()),
+            (RECENT_KEYS, RECENT_KEYS)
+        );
         assert!(state.busy.is_empty());
     }
 }

@@ -101,13 +101,22 @@ mod tests {
         let hash = |name, origin, key: &str| key_hash(&source(name), origin, key.as_bytes());
         let known = hash("orders", Origin::Request, "k1");
         // It is on disks: with another hash all keys would be forgotten.
-        assert_eq!(u128::from_be_bytes(known), 0x813b_32d0_bd05_6226_74a5_d275_e77f_4c34);
+        assert_eq!(
+            u128::from_be_bytes(known),
+            0x813b_32d0_bd05_6226_74a5_d275_e77f_4c34
+        );
         assert_eq!(known, hash("orders", Origin::Request, "k1"));
         assert_ne!(known, hash("orders", Origin::Record, "k1"));
         assert_ne!(known, hash("order", Origin::Request, "k1"));
         assert_ne!(known, hash("orders", Origin::Request, "k2"));
-        assert_ne!(body_hash(Extent::Record, b"a"), body_hash(Extent::Batch, b"a"));
-        assert_ne!(body_hash(Extent::Record, b"a"), body_hash(Extent::Record, b"b"));
+        assert_ne!(
+            body_hash(Extent::Record, b"a"),
+            body_hash(Extent::Batch, b"a")
+        );
+        assert_ne!(
+            body_hash(Extent::Record, b"a"),
+            body_hash(Extent::Record, b"b")
+        );
     }
 
     #[test]
@@ -122,9 +131,16 @@ mod tests {
             assert!(before == after || before == all[1], "shard {shard}");
             let mut turned = all.clone();
             turned.rotate_left(1);
-            assert_eq!(owner(&source, shard, &turned), Some(before), "the order does not matter");
+            assert_eq!(
+                owner(&source, shard, &turned),
+                Some(before),
+                "the order does not matter"
+            );
         }
-        assert!(counts.iter().all(|count| (30..110).contains(count)), "{counts:?}");
+        assert!(
+            counts.iter().all(|count| (30..110).contains(count)),
+            "{counts:?}"
+        );
         assert_eq!(owner(&source, 7, &all[..1]), Some(all[0]));
         assert_eq!(owner(&source, 7, &[]), None);
     }

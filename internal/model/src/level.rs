@@ -17,6 +17,8 @@ pub struct Levels {
     pub upload: UploadTrigger,
     /// The table.
     pub import: ImportTrigger,
+    /// The path of the idempotency key in each record; empty when keys come with requests. Decided by the source alone.
+    pub key_path: String,
 }
 
 /// How rows are kept on local disk.
@@ -165,6 +167,7 @@ impl Defaults {
                 min_interval: self.import.min_interval.unwrap_or(import.min_interval),
                 slices_count: self.import.slices_count.unwrap_or(import.slices_count),
             },
+            key_path: String::new(),
         }
     }
 }

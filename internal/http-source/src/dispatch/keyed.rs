@@ -247,7 +247,9 @@ fn not_ready(route: &Route, key: &Key) -> Option<Failure> {
         State::Ready(ready) if ready.keys.path.is_some() => None,
         State::Ready(ready) => {
             let hash = key.claim(&route.source).key;
-            owner_of(route, ready, hash).is_none().then_some(Failure::KeyOwnerAway)
+            owner_of(route, ready, hash)
+                .is_none()
+                .then_some(Failure::KeyOwnerAway)
         }
         State::Disabled => Some(Failure::DisabledSource),
         State::NoEnabledSink => Some(Failure::NoEnabledSink),
@@ -257,7 +259,9 @@ fn not_ready(route: &Route, key: &Key) -> Option<Failure> {
 }
 
 fn all_failed(route: &Route, count: usize, failure: Failure) -> Vec<Placed> {
-    (0..count).map(|_| Placed::Done(failed(route, failure))).collect()
+    (0..count)
+        .map(|_| Placed::Done(failed(route, failure)))
+        .collect()
 }
 
 impl WaitingKey {

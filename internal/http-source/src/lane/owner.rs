@@ -151,7 +151,8 @@ impl Owner {
                 Ok((bound, link)) => {
                     let batch = bound.send(&link);
                     if batch.has_keys() {
-                        self.lane.note_key_window(link.connection.key_window_seconds());
+                        self.lane
+                            .note_key_window(link.connection.key_window_seconds());
                     }
                     debug!(source = %self.source, volume = %self.link.volume(), records = batch.records(), "batch sent");
                     self.flight.push_back(batch);

@@ -94,6 +94,22 @@ const COUNT_RANGE: std::ops::RangeInclusive<u64> = 1..=10_000_000;
 /// All settings, sorted by key.
 pub const SPECS: &[Spec] = &[
     Spec {
+        key: KEY_PATH,
+        kind: Kind::String,
+        description: "Where in a record its idempotency key is. Records of the source with the same value there are written once. Empty: keys come with requests, in the header Idempotency-Key.",
+        validation: "empty, or a path as in a column, at most 256 characters; of sources only",
+        protected: false,
+        get: |levels| levels.key_path.clone().into(),
+        set: |levels, value| {
+            let path = value.as_str().ok_or("must be a text")?;
+            if path.chars().count() > MAX_KEY_PATH {
+                return Err("must have at most 256 characters".to_owned());
+            }
+            path.clone_into(&mut levels.key_path);
+            Ok(())
+        },
+    },
+    Spec {
         key: "storage.level.local.encoding.compression.type",
         kind: Kind::String,
         description: "Compression of slices.",
@@ -364,9 +380,9 @@ mod tests {
     }
 
     #[test]
-    fn specs_are_sorted_and_exactly_seven_can_be_changed() {
+    fn specs_are_sorted_and_exactly_eight_can_be_changed() {
         assert!(SPECS.is_sorted_by_key(|spec| spec.key));
-        assert_eq!(SPECS.iter().filter(|spec| !spec.protected).count(), 7);
+        assert_eq!(SPECS.iter().filter(|spec| !spec.protected).count(), 8);
     }
 
     #[test]
@@ -413,6 +429,8 @@ mod tests {
             ),
             ("storage.level.staging.upload.trigger.size", json!("1GB")),
             ("storage.level.local.encoding.sync.wait", json!("yes")),
+            (KEY_PATH, json!(1)),
+            (KEY_PATH, json!("x".repeat(257))),
         ] {
             assert!(
                 matches!(set(key, value.clone()), Err(SettingError::Value { .. })),

@@ -21,7 +21,9 @@ use super::segment::Need;
 use super::volume::{Content, FailOnPanic, Shared, Shortage};
 use super::worker::Step;
 use crate::crash::{self, Point};
-use crate::wire::{Answer, Batch, KeyHash, KnownKey, MAX_CLAIMS, Opened, Refusal, RefusalReason, Sealed};
+use crate::wire::{
+    Answer, Batch, KeyHash, KnownKey, MAX_CLAIMS, Opened, Refusal, RefusalReason, Sealed,
+};
 
 /// Entries are refused beyond this, so that lengths fit the format.
 const MAX_BATCH_BYTES: usize = 256 << 20;
@@ -671,7 +673,8 @@ impl Group {
             self.durable |= known.is_none_or(|slice| slice.durability() == Durability::Disk);
         }
         let claims = batch.keys.iter();
-        self.keys.extend(claims.map(|claim| (claim.key, claim.body)));
+        self.keys
+            .extend(claims.map(|claim| (claim.key, claim.body)));
         self.entries.push(Entry::Batch {
             session,
             batch,

@@ -57,6 +57,8 @@ pub(super) struct Flusher {
     /// What failed and is tried again at the next tick.
     again: Work,
     failing: bool,
+    /// Keys could not be written the last time.
+    keys_failing: bool,
 }
 
 impl Flusher {
@@ -77,6 +79,7 @@ impl Flusher {
             next_due: None,
             again: Work::default(),
             failing: false,
+            keys_failing: false,
         }
     }
 
@@ -180,7 +183,8 @@ impl Flusher {
         if ticked {
             self.prepare_ballast();
         }
-        let nothing_again = self.again.runs.is_empty() && self.again.seals.is_empty();
+        let nothing_again =
+            !self.keys_failing && self.again.runs.is_empty() && self.again.seals.is_empty();
         if self.failing && ticked && nothing_again && self.again.released.is_empty() {
             self.failing = false;
             tracing::info!(volume = %self.shared.label, "the disk takes slice files again");

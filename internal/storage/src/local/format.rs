@@ -333,9 +333,9 @@ pub(super) fn decode_keys(bytes: &[u8]) -> Option<(KeySection, usize)> {
 
 /// Reads what stands behind the parts of a batch: nothing, or its keys. None when it is neither.
 pub(super) fn decode_rest(payload: &[u8], parts: &[RecoveredPart]) -> Option<Option<KeySection>> {
-    let end = parts.last().map_or(12, |part| {
-        part.frame_offset + u64::from(part.frame_len)
-    });
+    let end = parts
+        .last()
+        .map_or(12, |part| part.frame_offset + u64::from(part.frame_len));
     let rest = payload.get(usize::try_from(end).ok()?..)?;
     if rest.is_empty() {
         return Some(None);

@@ -339,7 +339,12 @@ async fn a_batch_with_one_sealed_slice_leaves_nothing_in_the_others() {
     let connection = volume.connect(SESSION).expect("open");
     let row = ["x".to_owned()];
     let parts = (1..=3).map(|n| part(slice(n), 1, &row)).collect();
-    let answer = connection.append(Batch { parts, keys: Vec::new() }).await;
+    let answer = connection
+        .append(Batch {
+            parts,
+            keys: Vec::new(),
+        })
+        .await;
     let sealed = Sealed {
         last: 0,
         successor: Some(slice(4)),
@@ -950,7 +955,14 @@ impl Life {
             };
             let row_of = |n: u8, seq| part(slice(n), seq, std::slice::from_ref(&row));
             let parts = slices.iter().map(|n| row_of(*n, next(*n))).collect();
-            sent.push((slices, row.clone(), self.connection.append(Batch { parts, keys: Vec::new() })));
+            sent.push((
+                slices,
+                row.clone(),
+                self.connection.append(Batch {
+                    parts,
+                    keys: Vec::new(),
+                }),
+            ));
         }
         sent
     }

@@ -8,7 +8,9 @@ use rand::rngs::StdRng;
 use stream_model::level::Compression;
 use stream_model::{SessionId, SliceId, Timestamp};
 use stream_storage::local::{Volume, VolumeConnection};
-use stream_storage::wire::{Answer, Batch, Claim, Connection, KeyHash, Opened, Part, Pending, Unknown};
+use stream_storage::wire::{
+    Answer, Batch, Claim, Connection, KeyHash, Opened, Part, Pending, Unknown,
+};
 
 use super::ledger::{Known, Promise, body_of, row};
 use super::state::{SliceState, State};
@@ -174,7 +176,9 @@ impl Client {
             .any(|(slice, _, _)| state.promise(*slice) == Promise::Kept);
         let promise = if kept { Promise::Kept } else { Promise::Weak };
         let claims = keys.iter().map(|key| claim(*key)).collect();
-        state.ledger.sent(self.session, request, sent, promise, keys);
+        state
+            .ledger
+            .sent(self.session, request, sent, promise, keys);
         let batch = Batch {
             parts,
             keys: claims,

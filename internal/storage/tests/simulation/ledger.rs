@@ -254,11 +254,16 @@ impl Ledger {
             }
         }
         for key in &self.owed_keys {
-            let mut with_it = self.attempts.iter().filter(|attempt| attempt.keys.contains(key));
-            let is_met = |attempt: &Attempt| {
-                attempt.found == Some(true) || attempt.promise == Promise::Weak
-            };
-            assert!(with_it.any(is_met), "key {key} is known and nothing is there for it");
+            let mut with_it = self
+                .attempts
+                .iter()
+                .filter(|attempt| attempt.keys.contains(key));
+            let is_met =
+                |attempt: &Attempt| attempt.found == Some(true) || attempt.promise == Promise::Weak;
+            assert!(
+                with_it.any(is_met),
+                "key {key} is known and nothing is there for it"
+            );
         }
     }
 }

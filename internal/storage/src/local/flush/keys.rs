@@ -9,15 +9,19 @@ impl Flusher {
     pub(super) fn look_after_keys(&mut self, ticked: bool) {
         let shared = &self.shared;
         let mut done = Ok(());
-        if shared.keys.wants_spill() {
+        if shared.keys.wants_spill(ticked) {
             done = self.spill_keys();
         }
         if ticked && done.is_ok() {
-            let shared = &self.shared;
             done = shared.keys.tidy(&*shared.disk, shared.clock.now());
         }
-        if let Err(error) = done {
-            self.failed("cannot write idempotency keys", &error);
+        match done {
+            Ok(()) if !ticked => {}
+            Ok(()) => self.keys_failing = false,
+            Err(error) => {
+                self.keys_failing = true;
+                self.failed("cannot write idempotency keys", &error);
+            }
         }
     }
 

@@ -32,7 +32,10 @@ impl Bloom {
 
     /// Its words, little-endian.
     pub fn to_bytes(&self) -> Vec<u8> {
-        self.words.iter().flat_map(|word| word.to_le_bytes()).collect()
+        self.words
+            .iter()
+            .flat_map(|word| word.to_le_bytes())
+            .collect()
     }
 
     pub fn insert(&mut self, key: KeyHash) {

@@ -42,7 +42,11 @@ pub(super) fn path(dir: &Path) -> PathBuf {
 
 impl Manifest {
     /// The manifest of these runs.
-    pub fn of<'a>(runs: impl Iterator<Item = &'a Run>, floor: Option<Timestamp>, next_run: u64) -> Self {
+    pub fn of<'a>(
+        runs: impl Iterator<Item = &'a Run>,
+        floor: Option<Timestamp>,
+        next_run: u64,
+    ) -> Self {
         Self {
             floor,
             next_run,
@@ -136,7 +140,10 @@ mod tests {
         };
         let bytes = manifest.encode(volume);
         assert_eq!(Manifest::decode(&bytes, volume), Some(manifest));
-        assert_eq!(Manifest::decode(&bytes, VolumeId::from_bytes([4; 16])), None);
+        assert_eq!(
+            Manifest::decode(&bytes, VolumeId::from_bytes([4; 16])),
+            None
+        );
         for at in 0..bytes.len() {
             let mut damaged = bytes.clone();
             damaged[at] ^= 4;

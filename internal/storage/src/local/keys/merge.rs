@@ -48,7 +48,11 @@ pub(super) fn merge(
     for run in runs {
         cursors.push(Cursor::new(run)?);
     }
-    while let Some(key) = cursors.iter().filter_map(|cursor| Some(cursor.front?.key)).min() {
+    while let Some(key) = cursors
+        .iter()
+        .filter_map(|cursor| Some(cursor.front?.key))
+        .min()
+    {
         let mut newest = None;
         for cursor in &mut cursors {
             if let Some(claim) = cursor.front.filter(|claim| claim.key == key) {
@@ -60,7 +64,10 @@ pub(super) fn merge(
             writer.push(claim)?;
         }
     }
-    let lost = runs.iter().zip(&cursors).filter(|(_, cursor)| cursor.damaged > 0);
+    let lost = runs
+        .iter()
+        .zip(&cursors)
+        .filter(|(_, cursor)| cursor.damaged > 0);
     let damaged = lost.map(|(run, _)| Arc::clone(run)).collect();
     let run = writer.finish(scope)?;
     Ok(Merged { run, damaged })

@@ -44,6 +44,7 @@ use self::manifest::Manifest;
 pub(super) use self::open::{Opened, is_known_file};
 use self::run::{ReadError, Run, Scope, Writer};
 use super::disk::Disk;
+use super::durable;
 use super::format::KeySection;
 use crate::wire::{Claim, KeyHash, KnownKey};
 
@@ -96,7 +97,8 @@ impl Memory {
         };
         self.scope = Some(self.scope.map_or(scope, |all| all.join(scope)));
         let claims = section.claims.iter();
-        self.keys.extend(claims.map(|claim| (claim.key, claim.body)));
+        self.keys
+            .extend(claims.map(|claim| (claim.key, claim.body)));
     }
 
     fn absorb(&mut self, other: Self) {
@@ -109,7 +111,12 @@ impl Memory {
 
     fn sorted(&self) -> Vec<Claim> {
         let keys = self.keys.iter();
-        let mut claims: Vec<Claim> = keys.map(|(key, body)| Claim { key: *key, body: *body }).collect();
+        let mut claims: Vec<Claim> = keys
+            .map(|(key, body)| Claim {
+                key: *key,
+                body: *body,
+            })
+            .collect();
         claims.sort_unstable_by_key(|claim| claim.key);
         claims
     }
@@ -119,7 +126,10 @@ impl Memory {
 struct State {
     unsynced: Memory,
     recent: Memory,
-    frozen: Option<Arc<Memory>>,
+    /// What is being written, with the number of its run.
+    frozen: Option<(u64, Arc<Memory>)>,
+    /// The number of the run that a merge makes or failed to make.
+    merging: Option<u64>,
     /// The oldest first.
     runs: Vec<Arc<Run>>,
     next_run: u64,
@@ -152,7 +162,13 @@ pub(super) enum LookupError {
 
 impl Keys {
     /// The keys that an opening has found in `dir`.
-    pub fn new(volume: VolumeId, label: String, dir: PathBuf, limits: Limits, found: Opened) -> Self {
+    pub fn new(
+        volume: VolumeId,
+        label: String,
+        dir: PathBuf,
+        limits: Limits,
+        found: Opened,
+    ) -> Self {
         let floor = found.floor.map_or(i64::MIN, Timestamp::as_millis);
         Self {
             volume,
@@ -178,7 +194,11 @@ impl Keys {
         let mut known: Vec<Option<u64>> = Vec::with_capacity(claims.len());
         let runs = {
             let state = self.state.lock();
-            let memories = [Some(&state.unsynced), Some(&state.recent), state.frozen.as_deref()];
+            let memories = [
+                Some(&state.unsynced),
+                Some(&state.recent),
+                state.frozen.as_ref().map(|(_, frozen)| &**frozen),
+            ];
             known.extend(claims.iter().map(|claim| {
                 let mut memories = memories.iter().flatten();
                 memories.find_map(|memory| memory.keys.get(&claim.key).copied())
@@ -193,7 +213,12 @@ impl Keys {
         self.unreadable.store(false, Ordering::Relaxed);
         let positions = (0..).zip(known);
         Ok(positions
-            .filter_map(|(position, body)| Some(KnownKey { position, body: body? }))
+            .filter_map(|(position, body)| {
+                Some(KnownKey {
+                    position,
+                    body: body?,
+                })
+            })
             .collect())
     }
 
@@ -234,8 +259,13 @@ impl Keys {
     /// Whether so many keys wait to be written that no more should come.
     pub fn is_behind(&self) -> bool {
         let state = self.state.lock();
-        let frozen = state.frozen.as_ref().map_or(0, |frozen| frozen.keys.len());
-        let limit = usize::try_from(self.limits.spill()).unwrap_or(usize::MAX).saturating_mul(BEHIND);
+        let frozen = state
+            .frozen
+            .as_ref()
+            .map_or(0, |(_, frozen)| frozen.keys.len());
+        let limit = usize::try_from(self.limits.spill())
+            .unwrap_or(usize::MAX)
+            .saturating_mul(BEHIND);
         frozen + state.recent.keys.len() + state.unsynced.keys.len() > limit.max(LEAST_BEHIND)
     }
 
@@ -256,42 +286,67 @@ impl Keys {
         }
     }
 
-    /// Whether there are so many keys in memory that they should be written.
-    pub fn wants_spill(&self) -> bool {
+    /// Whether there are so many keys in memory that they should be written. What failed waits for the next `ticked`.
+    pub fn wants_spill(&self, ticked: bool) -> bool {
         let state = self.state.lock();
-        state.frozen.is_some() || state.recent.keys.len() as u64 >= self.limits.spill()
+        match state.frozen {
+            Some(_) => ticked,
+            None => state.recent.keys.len() as u64 >= self.limits.spill(),
+        }
     }
 
     /// Writes the keys in memory to a run, if there are any. Answers the last entry of which no keys are in memory only, once they
     /// are durable. By the flush thread only.
     ///
     /// # Errors
-    /// What the disk says. They are still remembered, and the next call writes them.
+    /// What the disk says. They are still remembered, and the next call writes them, to a run of the same number: whether the
+    /// manifest names that already is not known.
     pub fn spill(&self, disk: &dyn Disk) -> io::Result<Option<u64>> {
-        let (frozen, number) = {
-            let mut state = self.state.lock();
-            if state.frozen.is_none() && state.recent.scope.is_some() {
-                let recent = std::mem::take(&mut state.recent);
-                state.frozen = Some(Arc::new(recent));
-            }
-            state.next_run += 1;
-            (state.frozen.clone(), state.next_run - 1)
-        };
-        let Some((frozen, scope)) = frozen.and_then(|frozen| Some((Arc::clone(&frozen), frozen.scope?))) else {
+        let Some((number, frozen, scope)) = self.freeze() else {
             return Ok(None);
         };
-        let claims = frozen.sorted();
-        let mut writer = Writer::new(disk, &self.dir, self.volume, number, claims.len() as u64)?;
-        claims.into_iter().try_for_each(|claim| writer.push(claim))?;
-        let run = Arc::new(writer.finish(scope)?);
+        let run = self
+            .write_run(disk, number, &frozen.sorted(), scope)
+            .inspect_err(|_| self.give_back(disk, number))?;
         let mut runs = self.state.lock().runs.clone();
-        runs.push(run);
+        runs.push(Arc::new(run));
         self.write_manifest(disk, &runs)?;
         let mut state = self.state.lock();
         state.runs = runs;
         state.frozen = None;
         let last = state.runs.iter().map(|run| run.scope.to_entry).max();
         Ok(last)
+    }
+
+    /// What is to be written, with the number of its run.
+    fn freeze(&self) -> Option<(u64, Arc<Memory>, Scope)> {
+        let mut state = self.state.lock();
+        if state.frozen.is_none() && state.recent.scope.is_some() {
+            let recent = std::mem::take(&mut state.recent);
+            state.frozen = Some((state.next_run, Arc::new(recent)));
+            state.next_run += 1;
+        }
+        let (number, frozen) = state.frozen.clone()?;
+        let scope = frozen.scope?;
+        Some((number, frozen, scope))
+    }
+
+    fn write_run(
+        &self,
+        disk: &dyn Disk,
+        number: u64,
+        claims: &[Claim],
+        scope: Scope,
+    ) -> io::Result<Run> {
+        let mut writer = Writer::new(disk, &self.dir, self.volume, number, claims.len() as u64)?;
+        claims.iter().try_for_each(|claim| writer.push(*claim))?;
+        writer.finish(scope)
+    }
+
+    /// Removes what is left of a run that was not finished: it may be what fills the disk.
+    fn give_back(&self, disk: &dyn Disk, number: u64) {
+        // An opening removes it as well.
+        let _ = disk.remove(&durable::temporary(&run::path(&self.dir, number)));
     }
 
     /// Merges the newest runs when there are enough of them, and forgets the oldest when there are too many keys or they are too
@@ -306,12 +361,9 @@ impl Keys {
             None if kept.len() == runs.len() => return Ok(()),
             None => (kept, Vec::new()),
             Some(first) => {
-                let number = {
-                    let mut state = self.state.lock();
-                    state.next_run += 1;
-                    state.next_run - 1
-                };
-                let merged = merge::merge(disk, &self.dir, self.volume, number, &kept[first..])?;
+                let number = self.number_of_merge();
+                let merged = merge::merge(disk, &self.dir, self.volume, number, &kept[first..])
+                    .inspect_err(|_| self.give_back(disk, number))?;
                 let mut left = kept[..first].to_vec();
                 left.push(Arc::new(merged.run));
                 (left, merged.damaged)
@@ -320,12 +372,28 @@ impl Keys {
         lost.iter().for_each(|run| self.lost_block(run));
         let is_kept = |run: &Arc<Run>| kept.iter().any(|kept| kept.number == run.number);
         self.write_manifest(disk, &kept)?;
-        self.state.lock().runs.clone_from(&kept);
+        {
+            let mut state = self.state.lock();
+            state.runs.clone_from(&kept);
+            state.merging = None;
+        }
         for run in runs.iter().filter(|run| !is_kept(run)) {
             // What stays behind is removed at the next opening.
             disk.remove(&run.path)?;
         }
         Ok(())
+    }
+
+    /// The same as before after a failure, as in [`Self::spill`].
+    fn number_of_merge(&self) -> u64 {
+        let mut state = self.state.lock();
+        if let Some(number) = state.merging {
+            return number;
+        }
+        let number = state.next_run;
+        state.next_run += 1;
+        state.merging = Some(number);
+        number
     }
 
     /// The runs without those that are too old, or too many. Too many: the window is shorter from now on, and that is written with
@@ -375,15 +443,19 @@ impl Keys {
 
     /// For how long at least all keys are remembered.
     pub fn window(&self, now: Timestamp) -> Duration {
-        self.floor()
-            .map_or(self.limits.window, |floor| now.since(floor).min(self.limits.window))
+        self.floor().map_or(self.limits.window, |floor| {
+            now.since(floor).min(self.limits.window)
+        })
     }
 
     /// How many keys are remembered.
     pub fn count(&self) -> u64 {
         let state = self.state.lock();
         let memory = state.unsynced.keys.len() + state.recent.keys.len();
-        let frozen = state.frozen.as_ref().map_or(0, |frozen| frozen.keys.len());
+        let frozen = state
+            .frozen
+            .as_ref()
+            .map_or(0, |(_, frozen)| frozen.keys.len());
         let runs: u64 = state.runs.iter().map(|run| run.count).sum();
         runs + (memory + frozen) as u64
     }

@@ -12,9 +12,9 @@ use super::super::disk::Disk;
 use super::super::durable;
 use super::super::format::KeySection;
 use super::super::recovery::Damage;
+use super::Memory;
 use super::manifest::{self, Found, Manifest};
 use super::run::{self, Run, Scope};
-use super::Memory;
 
 /// What an opening has found.
 #[derive(Debug, Default)]
@@ -133,7 +133,11 @@ impl Opened {
     fn lose(&mut self, dir: &Path, number: u64, scope: &Scope) {
         let lost = Timestamp::from_millis(scope.newest_at.as_millis().saturating_add(1));
         self.floor = self.floor.max(Some(lost));
-        self.damaged(run::path(dir, number), 0, "a run of keys is missing or damaged");
+        self.damaged(
+            run::path(dir, number),
+            0,
+            "a run of keys is missing or damaged",
+        );
     }
 
     fn damaged(&mut self, file: PathBuf, to: u64, what: &'static str) {

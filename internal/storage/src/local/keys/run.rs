@@ -135,7 +135,12 @@ impl Run {
     ///
     /// # Errors
     /// `NotFound`, or what the disk says.
-    pub fn open(disk: &dyn Disk, dir: &Path, volume: VolumeId, number: u64) -> io::Result<Option<Self>> {
+    pub fn open(
+        disk: &dyn Disk,
+        dir: &Path,
+        volume: VolumeId,
+        number: u64,
+    ) -> io::Result<Option<Self>> {
         let path = path(dir, number);
         let file = disk.open(&path)?;
         let size = file.size()?;
@@ -183,7 +188,10 @@ impl Run {
         }
         let prefix = prefix(key);
         // The block before the first that begins with as much; those that begin with the same as well.
-        let first = self.fences.partition_point(|fence| *fence < prefix).saturating_sub(1);
+        let first = self
+            .fences
+            .partition_point(|fence| *fence < prefix)
+            .saturating_sub(1);
         let last = self.fences.partition_point(|fence| *fence <= prefix);
         for block in first..last {
             let claims = self.block(block as u64)?;
@@ -214,9 +222,15 @@ impl Run {
 
 fn encode_block(claims: &[Claim], seed: u32, out: &mut Vec<u8>) {
     let start = out.len();
-    claims.iter().for_each(|claim| out.extend_from_slice(&encode_claim(claim)));
+    claims
+        .iter()
+        .for_each(|claim| out.extend_from_slice(&encode_claim(claim)));
     out.resize(start + PER_BLOCK * CLAIM, 0);
-    out.extend_from_slice(&u32::try_from(claims.len()).expect("at most 170").to_le_bytes());
+    out.extend_from_slice(
+        &u32::try_from(claims.len())
+            .expect("at most 170")
+            .to_le_bytes(),
+    );
     out.resize(start + BLOCK - 4, 0);
     let crc = crc32c::crc32c_append(seed, &out[start..]);
     out.extend_from_slice(&crc.to_le_bytes());
@@ -228,7 +242,9 @@ fn decode_block(bytes: &[u8; BLOCK], seed: u32) -> Option<Vec<Claim>> {
         return None;
     }
     let count = Reader(&content[PER_BLOCK * CLAIM..]).u32()? as usize;
-    let claims = content.get(..count.checked_mul(CLAIM)?)?.chunks_exact(CLAIM);
+    let claims = content
+        .get(..count.checked_mul(CLAIM)?)?
+        .chunks_exact(CLAIM);
     Some(claims.filter_map(decode_claim).collect())
 }
 
@@ -310,7 +326,13 @@ impl<'a> Writer<'a> {
     ///
     /// # Errors
     /// What the disk says.
-    pub fn new(disk: &'a dyn Disk, dir: &'a Path, volume: VolumeId, number: u64, keys: u64) -> io::Result<Self> {
+    pub fn new(
+        disk: &'a dyn Disk,
+        dir: &'a Path,
+        volume: VolumeId,
+        number: u64,
+        keys: u64,
+    ) -> io::Result<Self> {
         let file = disk.create(&durable::temporary(&path(dir, number)))?;
         file.set_len(0)?;
         Ok(Self {
@@ -368,7 +390,11 @@ impl<'a> Writer<'a> {
     /// What the disk says; there is no run then, or a whole one that nobody knows.
     pub fn finish(mut self, scope: Scope) -> io::Result<Run> {
         self.close_block()?;
-        let mut summary: Vec<u8> = self.fences.iter().flat_map(|fence| fence.to_le_bytes()).collect();
+        let mut summary: Vec<u8> = self
+            .fences
+            .iter()
+            .flat_map(|fence| fence.to_le_bytes())
+            .collect();
         let bloom = self.bloom.to_bytes();
         summary.extend_from_slice(&bloom);
         let footer = Footer {
@@ -379,7 +405,8 @@ impl<'a> Writer<'a> {
             summary_crc: crc32c::crc32c(&summary),
         };
         self.out.extend_from_slice(&summary);
-        self.out.extend_from_slice(&footer.encode(self.volume, self.number));
+        self.out
+            .extend_from_slice(&footer.encode(self.volume, self.number));
         self.write_out()?;
         self.file.sync_data()?;
         let path = path(self.dir, self.number);

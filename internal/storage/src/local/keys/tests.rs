@@ -29,14 +29,21 @@ fn claim(number: u32) -> Claim {
 /// What is done to the keys of a volume.
 #[derive(Debug, Clone)]
 enum Act {
-    Commit { count: u32, synced: bool },
+    Commit {
+        count: u32,
+        synced: bool,
+    },
     Spill,
     Tidy,
     Wait(i64),
     /// The process ends, and another one opens the volume.
     Reopen,
     /// The process ends, something happens to a file, and another one opens the volume.
-    Damage { file: usize, byte: usize, how: How },
+    Damage {
+        file: usize,
+        byte: usize,
+        how: How,
+    },
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -58,8 +65,11 @@ fn act() -> impl Strategy<Value = Act> {
 
 fn act_with_damage() -> impl Strategy<Value = Act> {
     let how = prop_oneof![Just(How::Flip), Just(How::Cut), Just(How::Remove)];
-    let damage = (any::<usize>(), any::<usize>(), how)
-        .prop_map(|(file, byte, how)| Act::Damage { file, byte, how });
+    let damage = (any::<usize>(), any::<usize>(), how).prop_map(|(file, byte, how)| Act::Damage {
+        file,
+        byte,
+        how,
+    });
     prop_oneof![9 => act(), 1 => damage]
 }
 
@@ -83,7 +93,13 @@ impl World {
             max_keys,
             window: Duration::from_millis(WINDOW_MS.unsigned_abs()),
         };
-        let keys = Keys::new(volume(), "test".to_owned(), dir.path().to_owned(), limits, Opened::default());
+        let keys = Keys::new(
+            volume(),
+            "test".to_owned(),
+            dir.path().to_owned(),
+            limits,
+            Opened::default(),
+        );
         keys.write_down(&OsDisk).expect("written");
         Self {
             dir,
@@ -121,14 +137,15 @@ impl World {
             at: self.now(),
             claims: (first..first + count).map(claim).collect(),
         };
-        self.model.extend((first..first + count).map(|number| (number, self.now)));
+        self.model
+            .extend((first..first + count).map(|number| (number, self.now)));
         self.entry += 1;
         self.keys.commit(self.entry, self.entry, &section);
         if synced {
             self.keys.synced();
         }
         self.journal.insert(self.entry, section);
-        if self.keys.wants_spill() {
+        if self.keys.wants_spill(true) {
             self.spill();
         }
     }
@@ -143,12 +160,22 @@ impl World {
     fn reopen(&mut self) {
         let dir = self.dir.path();
         let mut found = Opened::read(&OsDisk, dir, volume(), self.now()).expect("it opens");
-        assert!(self.damaged || found.damage.is_empty(), "{:?}", found.damage);
+        assert!(
+            self.damaged || found.damage.is_empty(),
+            "{:?}",
+            found.damage
+        );
         for (entry, section) in &self.journal {
             found.replay(*entry, *entry, section);
         }
         assert!(found.position().0 <= self.entry);
-        self.keys = Keys::new(volume(), "test".to_owned(), dir.to_owned(), self.limits, found);
+        self.keys = Keys::new(
+            volume(),
+            "test".to_owned(),
+            dir.to_owned(),
+            self.limits,
+            found,
+        );
     }
 
     fn damage(&mut self, file: usize, byte: usize, how: How) {
@@ -172,23 +199,44 @@ impl World {
         let all = u32::try_from(self.model.len()).expect("few");
         let claims: Vec<Claim> = (0..all + 50).map(claim).collect();
         let known = self.keys.look_up(&claims).expect("readable");
-        let known: BTreeMap<u32, u64> = known.iter().map(|known| (known.position, known.body)).collect();
+        let known: BTreeMap<u32, u64> = known
+            .iter()
+            .map(|known| (known.position, known.body))
+            .collect();
         // Damage may be found by the look-up itself: the window is asked afterwards.
         let window = i64::try_from(self.keys.window(self.now()).as_millis()).expect("short");
         for number in 0..all + 50 {
             let found = known.get(&number);
             let at = self.model.get(&number);
-            assert!(found.is_none_or(|body| *body == u64::from(number) * 3), "key {number}");
-            assert!(at.is_some() || found.is_none(), "key {number} was never committed");
+            assert!(
+                found.is_none_or(|body| *body == u64::from(number) * 3),
+                "key {number}"
+            );
+            assert!(
+                at.is_some() || found.is_none(),
+                "key {number} was never committed"
+            );
             if at.is_some_and(|at| self.now - at < window) {
-                assert!(found.is_some(), "key {number} is forgotten within {window} ms");
+                assert!(
+                    found.is_some(),
+                    "key {number} is forgotten within {window} ms"
+                );
             }
         }
         if !self.damaged {
-            let newest: Vec<u32> = self.model.keys().rev().take(self.limits.max_keys as usize).copied().collect();
+            let newest: Vec<u32> = self
+                .model
+                .keys()
+                .rev()
+                .take(self.limits.max_keys as usize)
+                .copied()
+                .collect();
             for number in newest {
                 let is_new = self.now - self.model[&number] <= WINDOW_MS;
-                assert!(!is_new || known.contains_key(&number), "key {number} is among the newest");
+                assert!(
+                    !is_new || known.contains_key(&number),
+                    "key {number} is among the newest"
+                );
             }
         }
     }
@@ -236,7 +284,9 @@ fn a_run_takes_less_than_two_bytes_of_memory_per_key() {
     let mut world = World::new(10_000_000);
     world.commit(200_000, true);
     let state = world.keys.state.lock();
-    let [run] = &state.runs[..] else { panic!("one run") };
+    let [run] = &state.runs[..] else {
+        panic!("one run")
+    };
     assert_eq!(run.count, 200_000);
     assert!(run.memory() < 200_000 * 16 / 10, "{}", run.memory());
 }
@@ -268,4 +318,66 @@ fn keys_of_a_volume_whose_list_is_gone_are_promised_from_the_opening_on() {
     world.keys.write_down(&OsDisk).expect("written");
     world.reopen();
     assert_eq!(world.keys.window(world.now()), Duration::from_millis(100));
+}
+
+fn golden() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("golden-keys")
+}
+
+/// Three runs, as version 1 wrote them: keys 0 to 399, of which the last 100 were in two runs.
+#[test]
+fn files_of_every_version_are_read() {
+    for version in std::fs::read_dir(golden()).expect("it is there") {
+        let files = version.expect("listed").path();
+        let dir = tempfile::tempdir().expect("a directory");
+        for file in OsDisk.list(&files).expect("readable") {
+            let name = file.file_name().expect("a file");
+            std::fs::copy(&file, dir.path().join(name)).expect("copied");
+        }
+        let found = Opened::read(&OsDisk, dir.path(), volume(), Timestamp::from_millis(9));
+        let found = found.expect("it opens");
+        assert!(
+            found.damage.is_empty() && !found.is_unwritten,
+            "{:?}",
+            found.damage
+        );
+        assert_eq!(found.position(), (3, 3));
+        let limits = Limits {
+            max_keys: 1000,
+            window: Duration::from_secs(1),
+        };
+        let path = dir.path().to_owned();
+        let keys = Keys::new(volume(), "test".to_owned(), path, limits, found);
+        let claims: Vec<Claim> = (0..500).map(claim).collect();
+        let known = keys.look_up(&claims).expect("readable");
+        let expected = (0..400).map(|position| KnownKey {
+            position,
+            body: u64::from(position) * 3,
+        });
+        assert!(known.into_iter().eq(expected));
+    }
+}
+
+/// Writes the files of a version that is about to be released: `STREAM_TEST_GOLDEN=v2 cargo test … -- --ignored`.
+#[test]
+#[ignore = "writes into the source tree"]
+fn write_golden_keys() {
+    let version =
+        std::env::var("STREAM_TEST_GOLDEN").expect("STREAM_TEST_GOLDEN names the version");
+    let dir = golden().join(version);
+    std::fs::create_dir_all(&dir).expect("a released version never changes");
+    let limits = Limits {
+        max_keys: 1_000_000,
+        window: Duration::from_secs(1),
+    };
+    let keys = Keys::new(volume(), "test".to_owned(), dir, limits, Opened::default());
+    for (entry, numbers) in (1..).zip([0..100_u32, 100..400, 300..400]) {
+        let section = KeySection {
+            at: Timestamp::from_millis(1000),
+            claims: numbers.map(claim).collect(),
+        };
+        keys.commit(entry, entry, &section);
+        keys.synced();
+        keys.spill(&OsDisk).expect("written");
+    }
 }

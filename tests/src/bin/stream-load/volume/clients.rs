@@ -176,7 +176,13 @@ impl Clients {
             }
         };
         let start = Instant::now();
-        let answer = self.connection.append(Batch { parts: vec![part], keys: Vec::new() }).await;
+        let answer = self
+            .connection
+            .append(Batch {
+                parts: vec![part],
+                keys: Vec::new(),
+            })
+            .await;
         self.targets.borrow_mut()[position].outstanding -= 1;
         match answer.context("the volume stopped")? {
             Answer::Committed => {
