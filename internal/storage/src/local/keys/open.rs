@@ -46,6 +46,9 @@ impl Opened {
     /// # Errors
     /// What the disk says when it cannot be read at all. Damaged files are reported instead.
     pub fn read(disk: &dyn Disk, dir: &Path, volume: VolumeId, now: Timestamp) -> io::Result<Self> {
+        // What an earlier process has named may have its name in the cache of the system only. Segments are given back because the
+        // manifest names a run: it must not be forgotten after them.
+        disk.sync_dir(dir)?;
         let mut opened = Self::default();
         let files = opened.look_around(disk, dir)?;
         match Manifest::read(disk, dir, volume)? {
@@ -72,11 +75,7 @@ impl Opened {
     /// The files of runs. Unfinished ones are removed.
     fn look_around(&mut self, disk: &dyn Disk, dir: &Path) -> io::Result<Vec<PathBuf>> {
         let mut runs = Vec::new();
-        let listed = match disk.list(dir) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-            listed => listed?,
-        };
-        for file in listed {
+        for file in disk.list(dir)? {
             if !is_known_file(&file) {
                 self.unknown_files.push(file);
             } else if file.extension().is_some_and(|extension| extension == "tmp") {
