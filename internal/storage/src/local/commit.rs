@@ -612,16 +612,8 @@ impl Group {
             // Nothing is known of the keys: the batch must not be written.
             Some(Err(_)) => return refuse(RefusalReason::Overloaded),
         }
-        if let Some(reason) = refusal {
-            return refuse(reason);
-        }
-        let is_full = |slice: &SliceId| {
-            let slice = index.slices.get(slice);
-            slice.is_some_and(|slice| index.space.is_sink_full(slice))
-        };
-        let mut slices = batch.parts.iter().map(|part| part.slice);
-        match slices.find(is_full) {
-            Some(slice) => refuse(RefusalReason::SinkFull(slice)),
+        match refusal.or_else(|| full_sink(index, batch)) {
+            Some(reason) => refuse(reason),
             None => Verdict::Admit,
         }
     }
@@ -714,6 +706,16 @@ impl Group {
             }
         }
     }
+}
+
+/// Why a sink of the batch takes no more.
+fn full_sink(index: &Index, batch: &Batch) -> Option<RefusalReason> {
+    let is_full = |slice: &SliceId| {
+        let slice = index.slices.get(slice);
+        slice.is_some_and(|slice| index.space.is_sink_full(slice))
+    };
+    let mut slices = batch.parts.iter().map(|part| part.slice);
+    slices.find(is_full).map(RefusalReason::SinkFull)
 }
 
 /// The rule that a batch breaks, if any.

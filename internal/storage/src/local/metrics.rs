@@ -238,11 +238,7 @@ impl Metrics {
                 "Bytes written to slice files. A faster rise means more load, or slices that are rebuilt after an opening.",
                 LABELS,
             ),
-            refused: counter(
-                "stream_volume_refused_batches_total",
-                "Batches that were not written, by reason. disk_full, volume_full, sink_full and overloaded mean that clients are being turned away, write_failed that the disk fails.",
-                &["volume", "reason"],
-            ),
+            refused: refused(),
             damaged_entries: counter(
                 "stream_volume_damaged_ranges_total",
                 "Damaged byte ranges found when the volume was opened. Any rise means lost data: see the log.",
@@ -292,21 +288,41 @@ impl Metrics {
                 "stream_volume_healthy",
                 "1 while the volume takes batches, 0 when its disk fails or it is full. A fall means that its clients are turned away, or go to other volumes.",
             ),
-            known_keys: counter(
-                "stream_volume_known_keys_total",
-                "Idempotency keys that came again and were answered from memory. A rise means that clients repeat requests: look for timeouts.",
-                LABELS,
-            ),
-            keys: gauge(
-                "stream_volume_keys",
-                "Idempotency keys that are remembered. A rise means more records with keys; at maxKeys the oldest are forgotten.",
-            ),
-            key_window_seconds: fraction(
-                "stream_volume_key_window_seconds",
-                "For how long at least idempotency keys are remembered. A fall below the configured window means that there are more keys than maxKeys, or that some were lost: see the log.",
-            ),
+            known_keys: known_keys(),
+            keys: keys(),
+            key_window_seconds: key_window(),
         }
     }
+}
+
+fn known_keys() -> IntCounterVec {
+    counter(
+        "stream_volume_known_keys_total",
+        "Idempotency keys that came again and were answered from memory. A rise means that clients repeat requests: look for timeouts.",
+        LABELS,
+    )
+}
+
+fn keys() -> IntGaugeVec {
+    gauge(
+        "stream_volume_keys",
+        "Idempotency keys that are remembered. A rise means more records with keys; at maxKeys the oldest are forgotten.",
+    )
+}
+
+fn refused() -> IntCounterVec {
+    counter(
+        "stream_volume_refused_batches_total",
+        "Batches that were not written, by reason. disk_full, volume_full, sink_full and overloaded mean that clients are being turned away, write_failed that the disk fails.",
+        &["volume", "reason"],
+    )
+}
+
+fn key_window() -> GaugeVec {
+    fraction(
+        "stream_volume_key_window_seconds",
+        "For how long at least idempotency keys are remembered. A fall below the configured window means that there are more keys than maxKeys, or that some were lost: see the log.",
+    )
 }
 
 const VALID: &str = "names and labels are constants in this file";
