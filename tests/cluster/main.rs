@@ -19,6 +19,7 @@ mod etcd_namespaces;
 mod etcd_outage;
 mod etcd_start;
 mod failing_disk;
+mod idempotency;
 mod numbers;
 mod ownership;
 mod refusals;

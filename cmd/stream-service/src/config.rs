@@ -226,6 +226,8 @@ section! {
         encoding: Encoding = Encoding::default(),
         /// Journal.
         journal: Journal = Journal::default(),
+        /// Idempotency keys.
+        idempotency: Idempotency = Idempotency::default(),
         /// Sinks.
         sink: SinkLevel = SinkLevel::default(),
         /// Batches are refused while the file system has less free space. 1MB and more. Default 256MB.
@@ -341,6 +343,17 @@ section! {
         checkpoint_size: ByteSize = ByteSize(256 << 20),
         /// Segments in use beyond which batches are refused, from twice the checkpoint size. Default 1GB.
         max_size: ByteSize = ByteSize(1 << 30),
+    }
+}
+
+section! {
+    /// `storage.level.local.idempotency.*`
+    Idempotency {
+        /// Idempotency keys that a volume remembers at most, 1000 to 100000000; at least so many, as long as none is older than the
+        /// window. Default 10000000.
+        max_keys: u64 = 10_000_000,
+        /// For how long keys are remembered, 1m to 168h. Default 24h.
+        window: Interval = Interval(std::time::Duration::from_secs(24 * 60 * 60)),
     }
 }
 
@@ -637,6 +650,19 @@ impl Config {
             Some(journal.checkpoint_size),
             size(1),
             None,
+        )?;
+        let keys = &local.idempotency;
+        between(
+            &key("idempotency.maxKeys"),
+            keys.max_keys,
+            1_000,
+            100_000_000,
+        )?;
+        between(
+            &key("idempotency.window"),
+            keys.window,
+            Interval(std::time::Duration::from_secs(60)),
+            Interval(std::time::Duration::from_secs(7 * 24 * 60 * 60)),
         )?;
         let least = ByteSize(journal.checkpoint_size.0.saturating_mul(2));
         optional(&key("journal.maxSize"), Some(journal.max_size), least, None)?;

@@ -21,6 +21,12 @@ pub(crate) type Answer = Response<Full<Bytes>>;
 /// The class of durability of what was written.
 pub(crate) const DURABILITY: HeaderName = HeaderName::from_static("x-stream-durability");
 
+/// For how long at least idempotency keys are remembered, in seconds.
+const WINDOW: HeaderName = HeaderName::from_static("idempotency-window");
+/// `true`: nothing was written, because the same had been written before.
+const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
+const TRUE: HeaderValue = HeaderValue::from_static("true");
+
 /// Where the record is.
 const POSITION: HeaderName = HeaderName::from_static("x-stream-position");
 
@@ -139,6 +145,26 @@ impl Failure {
                 "The templates of a sink of the source have exceeded their time or memory too often and are suspended for up \
                  to a minute. The record was not written. Try again later, and correct the templates.",
             ),
+            Self::KeyReused => Refusal::new(
+                422,
+                "idempotencyKeyReused",
+                "The idempotency key was used before with another body. Nothing was written. Use a new key for a new record.",
+            ),
+            Self::KeyOwnerAway => Refusal::later(
+                503,
+                "idempotencyKeyUnavailable",
+                "The volume that remembers this idempotency key is away. The record was not written. Try again.",
+            ),
+            Self::KeyBusy => Refusal::later(
+                503,
+                "idempotencyKeyInUse",
+                "Another request with this idempotency key is not done yet. Try again.",
+            ),
+            Self::KeyedTooLarge => Refusal::new(
+                413,
+                "payloadTooLarge",
+                "A request with an idempotency key is written as a whole, and this one makes too many bytes of rows. Send fewer records in it.",
+            ),
             Self::Shutdown => Refusal::later(
                 503,
                 "shutdown",
@@ -256,7 +282,30 @@ fn joined(mut places: impl Iterator<Item = HeaderValue>) -> Option<HeaderValue> 
 
 /// The answer to a record.
 pub(crate) fn answer(reports: &[Report], detail: Detail) -> Answer {
-    located(status_and_body(reports, detail), reports.iter())
+    let answer = located(status_and_body(reports, detail), reports.iter());
+    keyed(answer, reports.iter())
+}
+
+/// Says for how long keys are remembered, and whether all that had one was there before.
+pub(crate) fn keyed<'a>(
+    mut answer: Answer,
+    reports: impl Iterator<Item = &'a Report> + Clone,
+) -> Answer {
+    let keys = || reports.clone().filter_map(|report| report.key.as_ref());
+    let windows = keys().filter_map(|key| key.window_seconds);
+    if let Some(window) = windows.min() {
+        answer
+            .headers_mut()
+            .insert(WINDOW, HeaderValue::from(window));
+    }
+    let is_repetition = |report: &Report| {
+        report.key.as_ref().is_some_and(|key| key.is_repetition) && report.written.is_ok()
+    };
+    let mut all = reports.clone().peekable();
+    if all.peek().is_some() && all.all(is_repetition) {
+        answer.headers_mut().insert(REPLAYED, TRUE);
+    }
+    answer
 }
 
 fn status_and_body(reports: &[Report], detail: Detail) -> Answer {

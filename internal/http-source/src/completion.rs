@@ -36,6 +36,14 @@ pub(crate) enum Failure {
     TemplatesResting,
     /// The volume or this process is being stopped.
     Shutdown,
+    /// The idempotency key was used for something else.
+    KeyReused,
+    /// The volume that remembers the key is away.
+    KeyOwnerAway,
+    /// Another request with the same key was not done in time.
+    KeyBusy,
+    /// A request with a key has more rows than can be written as a whole.
+    KeyedTooLarge,
     /// It could not be found out in time whether the records were written.
     OutcomeUnknown,
     /// The service broke its own rules.

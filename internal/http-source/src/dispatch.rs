@@ -1,11 +1,12 @@
 //! From a record to the batches of its sources, and back to what the sender is told.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use hyper::header::HeaderValue;
 use stream_model::SourceKey;
 use stream_model::level::Durability;
+use stream_storage::wire::KeyHash;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -13,12 +14,16 @@ use crate::admission::Reservation;
 use crate::balance::choose;
 use crate::batch::Outlet;
 use crate::completion::{Failure, Ticket};
-use crate::lane::{Answering, Ended, Surroundings};
+use crate::key::Key;
+use crate::lane::{Answering, Ended, Lane, Surroundings};
 use crate::mapper::{Mapped, Mapper, Received, Rejection};
 use crate::metrics::Metrics;
 use crate::route::{Directory, Plan, Ready, Route, State, VolumeRoute};
 use crate::table::Entry;
 use crate::templates::{Evaluated, Evaluators};
+use crate::turns::{Memory, Turn, Turns};
+
+mod keyed;
 
 /// How long a request waits for the news of a slice before it is refused.
 const MAX_WAIT_FOR_SLICE: Duration = Duration::from_secs(2);
@@ -42,6 +47,17 @@ pub(crate) struct Report {
     pub position: Option<HeaderValue>,
     /// Where it is kept for those that refuse it.
     pub kept: Option<HeaderValue>,
+    /// What there is to say of its idempotency key, if it has one.
+    pub key: Option<KeyReport>,
+}
+
+/// What the sender of a key is told beside the outcome.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct KeyReport {
+    /// For how long at least the key is remembered; none when the volume has not said it yet.
+    pub window_seconds: Option<u32>,
+    /// The record was there before.
+    pub is_repetition: bool,
 }
 
 impl Report {
@@ -60,12 +76,23 @@ pub(crate) struct Dispatcher {
     directory: Arc<dyn Directory>,
     news: watch::Receiver<i64>,
     max_wait: Duration,
+    turns: Arc<Turns>,
+    request_timeout: Duration,
 }
 
 /// A record that is in a batch, or needs none.
-enum Placed {
-    Waiting(SourceKey, Ticket),
+pub(crate) enum Placed {
+    Waiting(SourceKey, Ticket, Option<WaitingKey>),
     Done(Report),
+}
+
+/// A key that is in a batch. It does not hold the turn: that ends with the batch.
+pub(crate) struct WaitingKey {
+    body: u64,
+    memory: Arc<OnceLock<Memory>>,
+    /// The class of a record that was there before.
+    weakest: Durability,
+    lane: Lane,
 }
 
 /// A record that cannot be placed now.
@@ -91,6 +118,8 @@ impl Dispatcher {
             news: directory.news(),
             directory,
             max_wait: request_timeout.min(MAX_WAIT_FOR_SLICE),
+            turns: Arc::default(),
+            request_timeout,
         }
     }
 
@@ -128,11 +157,12 @@ impl Dispatcher {
         sources: &[Arc<Entry>],
         received: Received,
         reserved: Reservation,
+        key: Option<&Key>,
     ) -> Vec<Report> {
         let [only] = sources else {
-            return self.dispatch_to_all(sources, received, reserved).await;
+            return self.dispatch_to_all(sources, received, reserved, key).await;
         };
-        match self.place(only, received, reserved, &mut None).await {
+        match self.place(only, received, reserved, &mut None, key).await {
             Some(placed) => vec![report(placed).await],
             None => Vec::new(),
         }
@@ -157,7 +187,8 @@ impl Dispatcher {
             let mut of_record = Vec::with_capacity(sources.len());
             for source in sources {
                 let (received, reserved) = (received.clone(), reserved.share());
-                of_record.extend(self.place(source, received, reserved, &mut give_up).await);
+                let placed = self.place(source, received, reserved, &mut give_up, None);
+                of_record.extend(placed.await);
             }
             placed.push(of_record);
         }
@@ -174,11 +205,13 @@ impl Dispatcher {
         sources: &[Arc<Entry>],
         received: Received,
         mut reserved: Reservation,
+        key: Option<&Key>,
     ) -> Vec<Report> {
         let (mut placed, mut give_up) = (Vec::with_capacity(sources.len()), None);
         for source in sources {
             let (received, reserved) = (received.clone(), reserved.share());
-            placed.extend(self.place(source, received, reserved, &mut give_up).await);
+            let one = self.place(source, received, reserved, &mut give_up, key);
+            placed.extend(one.await);
         }
         reports(placed).await
     }
@@ -191,11 +224,16 @@ impl Dispatcher {
         mut received: Received,
         mut reserved: Reservation,
         give_up: &mut Option<Instant>,
+        key: Option<&Key>,
     ) -> Option<Placed> {
         let route = source.route()?;
         if let Err(failure) = self.evaluate(&route, &mut received, &mut reserved).await {
             return Some(Placed::Done(failed(&route, failure)));
         }
+        let received = match self.claim(&route, received, key).await {
+            Ok(received) => received,
+            Err(report) => return Some(Placed::Done(report)),
+        };
         let mut waiting = match self.try_place(&route, received, reserved) {
             Ok(placed) => return Some(placed),
             Err(not_now) => not_now,
@@ -210,12 +248,18 @@ impl Dispatcher {
                 return Some(Placed::Done(failed(&route, waiting.failure)));
             }
             let NotNow {
-                received, reserved, ..
-            } = &mut waiting;
-            if let Err(failure) = self.evaluate(&route, received, reserved).await {
+                mut received,
+                mut reserved,
+                ..
+            } = waiting;
+            if let Err(failure) = self.evaluate(&route, &mut received, &mut reserved).await {
                 return Some(Placed::Done(failed(&route, failure)));
             }
-            waiting = match self.try_place(&route, waiting.received, waiting.reserved) {
+            let received = match self.claim(&route, received, key).await {
+                Ok(received) => received,
+                Err(report) => return Some(Placed::Done(report)),
+            };
+            waiting = match self.try_place(&route, received, reserved) {
                 Ok(placed) => return Some(placed),
                 Err(not_now) => not_now,
             };
@@ -297,8 +341,14 @@ impl Dispatcher {
             State::Broken => return Ok(Placed::Done(failed(route, Failure::Internal))),
             State::NoSlice => return not_now(Failure::NoSlice, received, reserved),
         };
-        let Some(volume) = choose(&ready.volumes) else {
-            return not_now(Failure::NoSlice, received, reserved);
+        let turn = received.key.as_ref();
+        let volume = match turn.map(|turn| turn.claim().key) {
+            None => choose(&ready.volumes).ok_or(Failure::NoSlice),
+            Some(key) => owner_of(route, ready, key).ok_or(Failure::KeyOwnerAway),
+        };
+        let volume = match volume {
+            Ok(volume) => volume,
+            Err(failure) => return not_now(failure, received, reserved),
         };
         received.prepare_for(&ready.plan);
         self.mapper.map(&ready.plan, received, |received, mapped| {
@@ -328,9 +378,11 @@ impl Dispatcher {
     ) -> Result<Placed, NotNow> {
         let body = received.record.body.len() as u64;
         // If nobody waits for the outcome, the refusals are needed here and in the batch.
+        let key = received.key.as_ref().map(|turn| waiting_key(turn, volume));
         let (answering, refusals) = match volume.strongest() {
-            Durability::Memory => (Answering::AtOnce, mapped.rejections.clone()),
-            Durability::Disk | Durability::Cache => (Answering::ByOutcome, Vec::new()),
+            // Whether a key is known is told by the volume.
+            Durability::Memory if key.is_none() => (Answering::AtOnce, mapped.rejections.clone()),
+            _ => (Answering::ByOutcome, Vec::new()),
         };
         let (plan, now) = (&ready.plan, Instant::now());
         let ticket = volume
@@ -344,7 +396,7 @@ impl Dispatcher {
         self.metrics.records.inc();
         self.metrics.bytes.inc_by(body);
         Ok(match answering {
-            Answering::ByOutcome => Placed::Waiting(route.source.clone(), ticket),
+            Answering::ByOutcome => Placed::Waiting(route.source.clone(), ticket, key),
             Answering::AtOnce => Placed::Done(done(route, ready, Durability::Memory, refusals)),
         })
     }
@@ -356,7 +408,26 @@ fn keeps_any(volume: &VolumeRoute, rejections: &[Rejection]) -> bool {
     outlets.any(|outlet| volume.target(outlet).is_some())
 }
 
-fn done(
+/// The volume that decides about a key, when the source can be written there now.
+pub(crate) fn owner_of<'a>(
+    route: &Route,
+    ready: &'a Ready,
+    key: KeyHash,
+) -> Option<&'a VolumeRoute> {
+    let owner = ready.keys.owner(&route.source, key)?;
+    ready.volumes.iter().find(|volume| volume.volume == owner)
+}
+
+pub(crate) fn waiting_key(turn: &Turn, volume: &VolumeRoute) -> WaitingKey {
+    WaitingKey {
+        body: turn.claim().body,
+        memory: turn.memory(),
+        weakest: volume.weakest(),
+        lane: volume.lane.clone(),
+    }
+}
+
+pub(crate) fn done(
     route: &Route,
     ready: &Ready,
     durability: Durability,
@@ -369,10 +440,11 @@ fn done(
         rejections,
         position: None,
         kept: None,
+        key: None,
     }
 }
 
-fn failed(route: &Route, failure: Failure) -> Report {
+pub(crate) fn failed(route: &Route, failure: Failure) -> Report {
     Report {
         source: route.source.clone(),
         written: Err(failure),
@@ -380,11 +452,12 @@ fn failed(route: &Route, failure: Failure) -> Report {
         rejections: Vec::new(),
         position: None,
         kept: None,
+        key: None,
     }
 }
 
 /// Waits for the outcomes of a record in all its sources.
-async fn reports(placed: Vec<Placed>) -> Vec<Report> {
+pub(crate) async fn reports(placed: Vec<Placed>) -> Vec<Report> {
     let mut reports = Vec::with_capacity(placed.len());
     for placed in placed {
         reports.push(report(placed).await);
@@ -395,18 +468,23 @@ async fn reports(placed: Vec<Placed>) -> Vec<Report> {
 
 /// Waits for the outcome of a record.
 async fn report(placed: Placed) -> Report {
-    let (source, ticket) = match placed {
+    let (source, ticket, key) = match placed {
         Placed::Done(report) => return report,
-        Placed::Waiting(source, ticket) => (source, ticket),
+        Placed::Waiting(source, ticket, key) => (source, ticket, key),
     };
     let outcome = ticket.outcome().await;
     let rejections = ticket.rejections(outcome);
-    Report {
+    let report = Report {
         source,
         written: outcome.written,
         plan: Some(Arc::clone(&outcome.plan)),
         rejections: rejections.to_vec(),
         position: outcome.positions.of(&outcome.plan, rejections),
         kept: outcome.positions.of_rejected(&outcome.plan, rejections),
+        key: None,
+    };
+    match key {
+        None => report,
+        Some(key) => key.judge(report),
     }
 }

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::error;
 
 use crate::admission::Account;
+use crate::key::{KeyPath, KeyRouting};
 use crate::lane::Surroundings;
 use crate::lanes::Lanes;
 use crate::route::{Directory, Fate, Plan, PlannedSink, Ready, Route, State, Target, VolumeRoute};
@@ -97,7 +98,13 @@ struct Draft {
 enum DraftKind {
     Disabled,
     Unreadable,
-    Enabled(Vec<SinkDraft>),
+    Enabled(Vec<SinkDraft>, KeyDraft),
+}
+
+/// What is known about the keys of a source.
+struct KeyDraft {
+    path: Option<String>,
+    assigned: Option<Arc<Vec<VolumeId>>>,
 }
 
 /// An enabled sink.
@@ -195,7 +202,7 @@ impl Feed {
         let state = match draft.kind {
             DraftKind::Disabled => State::Disabled,
             DraftKind::Unreadable => State::Broken,
-            DraftKind::Enabled(sinks) => self.state(key, &sinks),
+            DraftKind::Enabled(sinks, keys) => self.state(key, &sinks, keys),
         };
         Route {
             source: key.clone(),
@@ -204,7 +211,7 @@ impl Feed {
         }
     }
 
-    fn state(&self, key: &SourceKey, sinks: &[SinkDraft]) -> State {
+    fn state(&self, key: &SourceKey, sinks: &[SinkDraft], keys: KeyDraft) -> State {
         if sinks.is_empty() {
             return State::NoEnabledSink;
         }
@@ -246,7 +253,15 @@ impl Feed {
         if volumes.is_empty() {
             State::NoSlice
         } else {
-            State::Ready(Ready { plan, volumes })
+            let keys = match key_routing(key, keys) {
+                Some(keys) => Arc::new(keys),
+                None => return State::Broken,
+            };
+            State::Ready(Ready {
+                plan,
+                volumes,
+                keys,
+            })
         }
     }
 }
@@ -275,7 +290,11 @@ fn draft(node: &SourceNode, rate: RateLimit) -> Option<Draft> {
         // A sink that cannot be read may be enabled. Without it a record would be acknowledged that it does not hold.
         DraftKind::Unreadable
     } else {
-        DraftKind::Enabled(node.sinks.iter().filter_map(sink_draft).collect())
+        let keys = KeyDraft {
+            path: source.settings.key_path().map(str::to_owned),
+            assigned: node.assignment.clone(),
+        };
+        DraftKind::Enabled(node.sinks.iter().filter_map(sink_draft).collect(), keys)
     };
     Some(Draft {
         secret: secret.clone(),
@@ -333,6 +352,21 @@ fn plan_sink(
             None
         }
     }
+}
+
+/// Where keys are and who remembers them. None when the path cannot be used: without it records would be written twice.
+fn key_routing(source: &SourceKey, draft: KeyDraft) -> Option<KeyRouting> {
+    let path = match draft.path.map(|path| KeyPath::compile(&path)).transpose() {
+        Ok(path) => path,
+        Err(reason) => {
+            error!(%source, %reason, "cannot use the path of the idempotency keys of a source");
+            return None;
+        }
+    };
+    let assigned = draft
+        .assigned
+        .map_or_else(Vec::new, |assigned| assigned.to_vec());
+    Some(KeyRouting { path, assigned })
 }
 
 /// The volumes on which every sink has a slice.

@@ -19,6 +19,7 @@
 //! * A record that a sink rejects is kept, in the same batch as the rows of the others, before its sender is told so; where
 //!   the sink has no slice for that yet, it is counted.
 //! * A record is written at most once, whatever answers are lost and whichever slices are sealed meanwhile (`lane`).
+//! * A key is written at most once within what its volume remembers, whoever sends it and however often (`turns`, `key`).
 //! * Memory for records that wait is bounded for the whole process, no source and no volume can take all of it (`admission`),
 //!   and each is answered by its deadline.
 //! * What a source sends beyond its rate is refused before it is mapped (`intake`).
@@ -53,6 +54,7 @@ mod forwarded;
 mod frames;
 mod head;
 mod intake;
+mod key;
 mod lane;
 mod lanes;
 mod link;
@@ -70,6 +72,7 @@ mod templates;
 mod testing;
 #[cfg(test)]
 mod tests;
+mod turns;
 mod visit;
 
 pub use component::{Deps, HttpSource, StartError};

@@ -13,7 +13,7 @@ use stream_model::SinkId;
 use stream_model::level::Durability;
 
 use crate::answer::{
-    Answer, Refusal, accepted_status, full_name, json, located, named, promise, rejected,
+    Answer, Refusal, accepted_status, full_name, json, keyed, located, named, promise, rejected,
 };
 use crate::completion::Failure;
 use crate::dispatch::Report;
@@ -99,7 +99,8 @@ pub(crate) fn answer(fates: &[Fate]) -> Answer {
     };
     let reports = fates.iter().flat_map(Fate::reports);
     let answer = named(json(status, retry, &body), error.map(Cow::Borrowed));
-    located(promise(answer, weakest), reports)
+    let answer = located(promise(answer, weakest), reports.clone());
+    keyed(answer, reports)
 }
 
 impl Fate {

@@ -5,6 +5,7 @@
 
 use std::cell::RefCell;
 use std::ops::Range;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use hyper::HeaderMap;
@@ -17,6 +18,7 @@ use stream_encoding::{ContentType, Headers, MapError, Record, Reject, Rows};
 use crate::answer::{full_name, rejected};
 use crate::route::{Plan, PlannedSink};
 use crate::templates::Evaluated;
+use crate::turns::Turn;
 
 /// The buffer of a thread is thrown away when a record has made it larger than this.
 const SCRATCH_BYTES: usize = 1 << 20;
@@ -38,6 +40,8 @@ pub(crate) struct Received {
     index: u32,
     /// Why it is no record, if it is none: every sink refuses it.
     malformed: Option<Box<MapError>>,
+    /// Set when the record has an idempotency key: the right to write it. Records of a request may share one.
+    pub key: Option<Arc<Turn>>,
 }
 
 impl Received {
@@ -50,6 +54,7 @@ impl Received {
             request: HeaderValue::from_static(""),
             index: 0,
             malformed: None,
+            key: None,
         }
     }
 

@@ -33,6 +33,10 @@ pub(crate) struct Metrics {
     pub unknown_outcomes: IntCounter,
     /// Records that sinks reject.
     pub rejects: Rejects,
+    /// Records with a key that were found here to be there before.
+    pub repetitions: IntCounter,
+    /// Records of sources that name a path for keys, and that have none there.
+    pub unkeyed_records: IntCounter,
     /// Records that were answered under the class `memory` and could not be written.
     pub lost_records: IntCounter,
     /// Evaluation of templates.
@@ -184,6 +188,14 @@ impl Metrics {
             lost_records: counter(
 "stream_http_source_lost_records_total",
 "Records accepted under durability memory that were not written. A rise: a volume is away or full.",
+)?,
+            repetitions: counter(
+"stream_http_source_repetitions_total",
+"Records whose idempotency key had been used a moment before, answered without the volume. A rise: clients repeat requests.",
+)?,
+            unkeyed_records: counter(
+"stream_http_source_unkeyed_records_total",
+"Records without a key at the path that their source names; their repetitions are not noticed. A rise: look at idempotency.keyPath.",
 )?,
             unknown_outcomes: counter(
 "stream_http_source_unknown_outcomes_total",

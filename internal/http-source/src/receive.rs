@@ -20,6 +20,7 @@ use hyper::{Method, Request, Version};
 use stream_encoding::{
     BatchError, BatchFormat, BatchLimits, ContentType, Headers, Malformed, MapError, Record,
 };
+use stream_model::idempotency::Extent;
 use stream_model::{Clock, SourceKey};
 use stream_node::Peer;
 
@@ -30,6 +31,7 @@ use crate::body;
 use crate::dispatch::{Dispatcher, Report};
 use crate::forwarded::TrustedProxies;
 use crate::head::{Query, Target, header_bytes};
+use crate::key::Key;
 use crate::many::{self, Fate};
 use crate::mapper::Received;
 use crate::metrics::Metrics;
@@ -207,6 +209,11 @@ impl Receiver {
         visit.end = end;
         let (body, reserved) = body::decode(&head.headers, body, limit, reserved).await?;
         visit.read(&body, ahead)?;
+        let extent = match batch {
+            Some(_) => Extent::Batch,
+            None => Extent::Record,
+        };
+        let key = Key::of_request(&head.headers, extent, &body)?;
         let record = Record {
             received_at,
             client_ip: visit.client,
@@ -217,9 +224,12 @@ impl Receiver {
         let received = Received::new(record, std::mem::take(&mut head.headers));
         let received = received.of_request(visit.id.clone());
         if let Some(format) = batch {
-            return self.take_many(format, received, reserved, visit).await;
+            let key = key.as_ref();
+            return self.take_many(format, received, reserved, visit, key).await;
         }
-        let dispatched = self.dispatcher.dispatch(&visit.sources, received, reserved);
+        let dispatched = self
+            .dispatcher
+            .dispatch(&visit.sources, received, reserved, key.as_ref());
         let reports = dispatched.await;
         visit.held = u64::from(reports.iter().any(Report::is_held));
         Ok(answer::answer(&reports, query.detail))
@@ -232,6 +242,7 @@ impl Receiver {
         request: Received,
         mut reserved: Reservation,
         visit: &mut Visit,
+        key: Option<&Key>,
     ) -> Result<Answer, Refusal> {
         let items = self.split(format, request.record.body.clone()).await?;
         visit.pay(items.len(), 0)?;
@@ -253,7 +264,13 @@ impl Receiver {
             records.push((record, reserved.split(bytes)));
         }
         drop((request, reserved));
-        let reports = self.dispatcher.dispatch_many(&visit.sources, records).await;
+        let reports = match key {
+            Some(key) => {
+                let all = (self.dispatcher).dispatch_request(&visit.sources, records, key);
+                all.await
+            }
+            None => self.dispatcher.dispatch_many(&visit.sources, records).await,
+        };
         let fates: Vec<Fate> = (0..)
             .zip(reports)
             .map(|(index, reports)| match unreadable.remove(&index) {

@@ -8,6 +8,7 @@ use stream_model::level::{Compression, Durability};
 use stream_model::{Secret, SessionId, SinkId, SliceId, SourceKey, VolumeId};
 use tokio::sync::watch;
 
+use crate::key::KeyRouting;
 use crate::lane::Lane;
 
 /// How records of a source become rows: its enabled sinks, each with the mapping of its current file.
@@ -114,6 +115,8 @@ pub(crate) struct Ready {
     pub plan: Arc<Plan>,
     /// Never empty.
     pub volumes: Vec<VolumeRoute>,
+    /// What is done about idempotency keys.
+    pub keys: Arc<KeyRouting>,
 }
 
 /// The slices of a source on one volume.

@@ -22,8 +22,8 @@ use stream_model::{
 };
 use stream_node::Helpers;
 use stream_storage::wire::{
-    Answer, Batch, ConnectError, Connection, Opened, Pending, Refusal, RefusalReason, Sealed,
-    Transport,
+    Answer, Batch, ConnectError, Connection, KeyHash, KnownKey, Opened, Pending, Refusal,
+    RefusalReason, Sealed, Transport,
 };
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
@@ -31,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admission::Admission;
 use crate::completion::Ticket;
+use crate::key::KeyRouting;
 use crate::lane::{Answering, Lane, Owner, Surroundings};
 use crate::link::Link;
 use crate::mapper::{Mapper, Received};
@@ -40,6 +41,7 @@ use crate::table::Table;
 use crate::templates::{Evaluators, Limits};
 
 pub(crate) const SESSION: SessionId = SessionId(7);
+pub(crate) const WINDOW_SECONDS: u32 = 777;
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(30);
 
 pub(crate) fn slice(id: u8) -> SliceId {
@@ -99,6 +101,8 @@ pub(crate) struct VolumeState {
     hanging: Vec<Queued>,
     pub opens: usize,
     pub frames: Vec<(SliceId, u64, String)>,
+    /// Keys that are remembered, with their bodies.
+    pub keys: BTreeMap<KeyHash, u64>,
 }
 
 /// The volume.
@@ -258,6 +262,18 @@ impl VolumeState {
         {
             return refuse(RefusalReason::OutOfOrder, expected);
         }
+        let known = (0..).zip(&batch.keys).filter_map(|(position, claim)| {
+            let body = *self.keys.get(&claim.key)?;
+            Some(KnownKey { position, body })
+        });
+        let known: Vec<KnownKey> = known.collect();
+        if !known.is_empty() {
+            return Answer::KnownKeys(known);
+        }
+        for claim in &batch.keys {
+            let twice = self.keys.insert(claim.key, claim.body);
+            assert_eq!(twice, None, "a key occurs twice in a batch");
+        }
         for part in &batch.parts {
             let text = String::from_utf8(part.frame.to_vec()).expect("not compressed");
             let rows: Vec<_> = text.lines().map(str::to_owned).collect();
@@ -335,6 +351,10 @@ impl Connection for ModelConnection {
             sender.send(opened).ok();
         }
         pending
+    }
+
+    fn key_window_seconds(&self) -> Option<u32> {
+        Some(WINDOW_SECONDS)
     }
 }
 
@@ -475,6 +495,10 @@ pub(crate) fn route_on(
     let state = State::Ready(Ready {
         plan: Arc::new(Plan::new(sinks)),
         volumes,
+        keys: Arc::new(KeyRouting {
+            path: None,
+            assigned: vec![volume],
+        }),
     });
     Route {
         source: source(),

@@ -1,6 +1,7 @@
 //! The HTTP interface, over real connections, against the model volume.
 
 mod contract;
+mod keys;
 mod many;
 mod overload;
 mod rejects;
@@ -581,6 +582,7 @@ async fn two_volumes_share_the_load_and_a_resting_one_is_passed_over() {
     let state = State::Ready(Ready {
         plan,
         volumes: volumes.clone(),
+        keys: Arc::default(),
     });
     let secret = Secret::new("secret".to_owned());
     first.directory.set_route(Route {

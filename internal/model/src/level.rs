@@ -20,6 +20,8 @@ pub struct Levels {
     pub import: ImportTrigger,
     /// What the source may take in a second. Sinks have no limit of their own.
     pub rate: RateLimit,
+    /// The path of the idempotency key in each record; empty when keys come with requests. Decided by the source alone.
+    pub key_path: String,
 }
 
 /// How rows are kept on local disk.
@@ -173,6 +175,7 @@ impl Defaults {
                 slices_count: self.import.slices_count.unwrap_or(import.slices_count),
             },
             rate: self.rate,
+            key_path: String::new(),
         }
     }
 }

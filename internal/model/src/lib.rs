@@ -10,6 +10,7 @@
 pub mod definition;
 pub mod file;
 pub mod id;
+pub mod idempotency;
 pub mod invariant;
 pub mod key;
 pub mod level;

@@ -18,7 +18,7 @@ pub struct Candidate {
     pub kind: String,
 }
 
-fn weight(key: &str, candidate: &[u8]) -> u64 {
+pub(crate) fn weight(key: &str, candidate: &[u8]) -> u64 {
     let digest = Sha256::new()
         .chain_update(key.as_bytes())
         .chain_update([0])

@@ -279,6 +279,7 @@ fn batch(slice: &Slice, seq: u64, rows: &[&str]) -> Batch {
             compression: slice.compression,
             frame,
         }],
+        keys: Vec::new(),
     }
 }
 

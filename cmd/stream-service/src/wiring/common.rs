@@ -178,6 +178,8 @@ impl Common {
                 reserve_bytes: level.reserve.0,
                 max_bytes: level.volume.max_size.map(|size| size.0),
                 max_sink_bytes: level.sink.max_size.map(|size| size.0),
+                max_keys: level.idempotency.max_keys,
+                key_window: level.idempotency.window.0,
                 metrics: local::Metrics::register(&self.registry)?,
                 ..local::Options::new(PathBuf::new(), Arc::clone(&self.clock))
             },

@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use hyper::StatusCode;
-use stream_model::definition::Stamp;
+use stream_encoding::CompiledMapping;
+use stream_model::definition::mapping::DataType;
+use stream_model::definition::settings::KEY_PATH;
+use stream_model::definition::{Column, ColumnKind, Mapping, Settings, Stamp};
 use stream_model::{SinkKey, SourceKey};
 use stream_state::Store;
 
@@ -41,7 +44,7 @@ pub(crate) async fn change_source(context: &Arc<Context>, call: &Call) -> Result
     let key = call.path.source()?;
     let changes = Changes::read(&call.body)?;
     let source = context.source(&key).await?;
-    changes.apply(&source.settings, &context.default_levels(None))?;
+    check_key_path(&changes.apply(&source.settings, &context.default_levels(None))?)?;
     let stamp = call.stamp(context.clock.as_ref());
     let order = Order {
         kind: Kind::UpdateSourceSettings,
@@ -133,4 +136,28 @@ async fn update_sink(
         .map_err(|refusal| refusal.or_gone(gone))?;
     context.seen(&updated).await;
     Ok("The settings of the sink were changed.")
+}
+
+/// Refuses a path for keys that the source could not read: it would refuse every record.
+fn check_key_path(settings: &Settings) -> Result<(), ApiError> {
+    let Some(path) = settings.key_path() else {
+        return Ok(());
+    };
+    let kind = ColumnKind::Path {
+        path: path.to_owned(),
+        default_value: None,
+        raw_string: false,
+    };
+    let column = Column {
+        kind,
+        name: KEY_PATH.to_owned(),
+        primary_key: false,
+        data_type: DataType::String,
+    };
+    let columns = vec![column];
+    let compiled = CompiledMapping::compile(&Mapping { columns });
+    compiled.map(drop).map_err(|error| {
+        let reason = error.to_string();
+        ApiError::bad_request(format!("Setting {KEY_PATH:?} is not a path: {reason}."))
+    })
 }

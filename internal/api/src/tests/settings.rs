@@ -53,6 +53,28 @@ async fn settings_are_listed_by_key_with_their_defaults() {
 }
 
 #[tokio::test]
+async fn the_path_of_keys_is_a_path_and_belongs_to_the_source() {
+    const PATH: &str = "idempotency.keyPath";
+    let world = World::start().await;
+    world.source("Orders").await;
+    world.sink("Raw").await;
+    let patch = async |url: &str, value: Value| {
+        let body = Some(change(PATH, value));
+        world.client.send("PATCH", url, body).await
+    };
+    for wrong in [json!("a..b"), json!(5)] {
+        assert_eq!(patch(SOURCE, wrong).await.status, 400);
+    }
+    let sink = format!("{SINKS}/raw/settings");
+    assert_eq!(patch(&sink, json!("order.id")).await.status, 400);
+    let body = change(PATH, json!("order.id"));
+    world.client.done("PATCH", SOURCE, body).await;
+    let shown = world.client.get(SOURCE).await.json();
+    assert_eq!(setting(&shown, PATH)["value"], "order.id");
+    world.stop().await.expect("stopped");
+}
+
+#[tokio::test]
 async fn a_sink_inherits_from_its_source_and_null_resets() {
     let world = World::start().await;
     world.source("Orders").await;

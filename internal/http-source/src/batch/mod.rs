@@ -37,6 +37,7 @@ use crate::mapper::{Mapped, Mapper, Received};
 use crate::position::Positions;
 use crate::route::{Plan, VolumeRoute};
 use crate::templates::Evaluated;
+use crate::turns::Turn;
 
 /// Buffers larger than this are not kept for the next batch, so that a thousand idle sources do not hold on to memory.
 const KEPT_BUFFER_BYTES: usize = 32 << 10;
@@ -165,6 +166,8 @@ impl Open {
             reserved,
             load: Load::new(outstanding, 0),
             deadline,
+            is_keyed: false,
+            must_map: false,
         };
         Self {
             gathered,
@@ -184,6 +187,7 @@ impl Open {
         let index = u32::try_from(batch.records.len()).expect("a batch has at most 2^20 records");
         batch.take_rows(index, received.record.received_at, mapped);
         batch.load.add(mapped.bytes());
+        batch.is_keyed |= received.key.is_some();
         batch.records.push(received);
         Ticket::new(Arc::clone(&batch.promise.completion), index)
     }
@@ -232,6 +236,10 @@ pub(crate) struct Gathered {
     reserved: Reservation,
     load: Load,
     deadline: Instant,
+    /// Some record has a key: only the volume that owns it may take the batch.
+    is_keyed: bool,
+    /// Some keys were found to be known: their records have rows that must not be written.
+    must_map: bool,
 }
 
 impl Gathered {
@@ -239,12 +247,19 @@ impl Gathered {
         for (sink, rows) in self.rows.iter_mut().enumerate() {
             rows.push(mapped.row(sink), at);
         }
-        self.raw_bytes += mapped.bytes();
         if !mapped.rejections.is_empty() {
             self.rejects.resize_with(self.rows.len(), SinkRows::default);
             for (sink, row) in mapped.rejected_rows() {
                 self.rejects[sink].push(row, at);
             }
+        }
+        self.raw_bytes += mapped.bytes();
+        self.take_refusals(index, mapped);
+    }
+
+    /// Notes what is told of a record. Of one that was there before that is all: what was refused then was kept then.
+    fn take_refusals(&mut self, index: u32, mapped: &mut Mapped) {
+        if !mapped.rejections.is_empty() {
             self.rejected
                 .insert(index, std::mem::take(&mut mapped.rejections));
         }
@@ -263,6 +278,36 @@ impl Gathered {
     /// Number of records.
     pub fn records(&self) -> usize {
         self.records.len()
+    }
+
+    /// Whether it must not go to another volume, because some record has a key.
+    pub fn is_keyed(&self) -> bool {
+        self.is_keyed
+    }
+
+    /// Whether its rows are not the ones to be written, be its plan the present one or not.
+    pub fn must_map(&self) -> bool {
+        self.must_map
+    }
+
+    /// The keys of the records that have a row, each once.
+    fn turns(&self) -> Vec<Arc<Turn>> {
+        if !self.is_keyed {
+            return Vec::new();
+        }
+        let mut turns: Vec<Arc<Turn>> = Vec::new();
+        for (index, received) in (0..).zip(&self.records) {
+            let Some(turn) = received.key.as_ref().filter(|turn| !turn.is_known()) else {
+                continue;
+            };
+            // The records of a request follow each other.
+            let is_new = turns.last().is_none_or(|last| !Arc::ptr_eq(last, turn));
+            let refusals = self.rejected.get(&index).map_or(0, Vec::len);
+            if is_new && refusals < self.rows.len() {
+                turns.push(Arc::clone(turn));
+            }
+        }
+        turns
     }
 
     /// Number of records that were answered without waiting for the outcome.
@@ -313,12 +358,17 @@ impl Gathered {
         self.rows.resize_with(plan.sinks.len(), SinkRows::default);
         self.rejected.clear();
         self.raw_bytes = 0;
+        self.must_map = false;
         self.promise.plan = Arc::clone(plan);
         let records = std::mem::take(&mut self.records);
         for (index, mut received) in (0..).zip(records) {
             received.prepare_for(plan);
             let received = mapper.map(plan, received, |received, mapped| {
-                self.take_rows(index, received.record.received_at, mapped);
+                if received.key.as_ref().is_some_and(|turn| turn.is_known()) {
+                    self.take_refusals(index, mapped);
+                } else {
+                    self.take_rows(index, received.record.received_at, mapped);
+                }
                 received
             });
             self.records.push(received);

@@ -41,9 +41,12 @@ impl Packed {
                 frame,
             });
         }
+        let turns = gathered.turns();
+        let keys = turns.iter().map(|turn| turn.claim()).collect();
         Bound {
             gathered,
-            batch: wire::Batch { parts },
+            turns,
+            batch: wire::Batch { parts, keys },
             outlets,
             durability: weakest,
         }

@@ -1,6 +1,7 @@
 //! A batch from the moment it is bound: sent once, then only judged.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use stream_model::SliceId;
 use stream_model::level::Durability;
@@ -11,11 +12,14 @@ use super::{Buffers, Gathered, Kept, Outlet};
 use crate::completion::Failure;
 use crate::link::Linked;
 use crate::position::Positions;
+use crate::turns::{Memory, Turn};
 
 /// A batch that is bound to slices of one volume and ready to be sent.
 #[must_use = "its numbers are used: a bound batch must be sent"]
 pub(crate) struct Bound {
     pub(super) gathered: Gathered,
+    /// Whose keys are in the batch, in their order.
+    pub(super) turns: Vec<Arc<Turn>>,
     pub(super) batch: wire::Batch,
     /// Where each part goes.
     pub(super) outlets: Vec<Outlet>,
@@ -27,6 +31,7 @@ impl Bound {
     pub fn send(self, link: &Linked) -> InFlight {
         let Self {
             mut gathered,
+            turns,
             batch,
             outlets,
             durability,
@@ -40,6 +45,7 @@ impl Bound {
         let pending = link.connection.append(batch);
         InFlight {
             gathered,
+            turns,
             places,
             outlets,
             durability,
@@ -81,6 +87,7 @@ impl Unwritten {
             Answer::Committed => None,
             Answer::Sealed(slices) => Some((Self(()), Cause::Sealed(slices))),
             Answer::Refused(refusal) => Some((Self(()), Cause::Refused(refusal))),
+            Answer::KnownKeys(known) => Some((Self(()), Cause::KnownKeys(known))),
         }
     }
 }
@@ -92,11 +99,14 @@ pub(crate) enum Cause {
     Sealed(BTreeMap<SliceId, wire::Sealed>),
     /// Another reason.
     Refused(wire::Refusal),
+    /// The volume remembers these keys of it.
+    KnownKeys(Vec<wire::KnownKey>),
 }
 
 /// A batch that was sent.
 pub(crate) struct InFlight {
     gathered: Gathered,
+    turns: Vec<Arc<Turn>>,
     places: Vec<Place>,
     /// What each place is of.
     outlets: Vec<Outlet>,
@@ -154,6 +164,10 @@ impl InFlight {
 
     /// Answers that the batch is written.
     pub fn commit(mut self) -> Buffers {
+        // Before the requests are answered: they look here.
+        for turn in &self.turns {
+            turn.note(Memory::Committed);
+        }
         let rejected = std::mem::take(&mut self.gathered.rejected);
         let outlets = std::mem::take(&mut self.outlets).into_iter();
         let positions = Positions::new(outlets.zip(self.places).collect());
@@ -174,6 +188,22 @@ impl InFlight {
     /// Whether the requests were answered that the outcome is unknown.
     pub fn is_expired(&self) -> bool {
         self.expired
+    }
+
+    /// Whether it carries keys.
+    pub fn has_keys(&self) -> bool {
+        !self.turns.is_empty()
+    }
+
+    /// Notes which of its keys the volume remembers: their records are not written any more. False: there are none.
+    pub fn note_known(&mut self, known: &[wire::KnownKey]) -> bool {
+        for known in known {
+            if let Some(turn) = self.turns.get(known.position as usize) {
+                turn.note(Memory::Known(known.body));
+                self.gathered.must_map = true;
+            }
+        }
+        self.gathered.must_map
     }
 
     /// Takes the records back, to bind them again.

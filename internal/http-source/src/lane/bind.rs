@@ -1,6 +1,6 @@
 //! Binding a batch: to which slices, mapped how, with which numbers; and where it goes when it cannot be bound here.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -96,7 +96,8 @@ impl Owner {
         ready: &Ready,
     ) -> Result<Gathered, Obstacle> {
         let plan = Arc::clone(&ready.plan);
-        if Arc::ptr_eq(batch.plan(), &plan) || batch.plan().makes_same_rows_as(&plan) {
+        let is_same = Arc::ptr_eq(batch.plan(), &plan) || batch.plan().makes_same_rows_as(&plan);
+        if is_same && !batch.must_map() {
             return Ok(batch);
         }
         debug!(source = %self.source, records = batch.records(), "mapping a batch again");
@@ -224,6 +225,11 @@ impl Owner {
 
     /// The source is no longer written to this volume: another lane takes the batch.
     fn move_away(&mut self, batch: Gathered, volumes: &[VolumeRoute]) -> Obstacle {
+        if batch.is_keyed() {
+            // Only this volume knows the keys, if it comes back.
+            self.fail(batch, Failure::VolumeUnavailable);
+            return Obstacle::Settled;
+        }
         let Some(other) = crate::balance::choose(volumes) else {
             return self.hold_on(batch);
         };
@@ -255,17 +261,27 @@ impl Owner {
             };
             self.suspects.extend(kept);
         }
+        let mut kept = VecDeque::new();
         while let Some(batch) = self.queue.pop_front().or_else(|| self.lane.take(0)) {
             if let Err(batch) = self.hand_over(batch) {
-                self.queue.push_front(batch);
-                return;
+                let is_keyed = batch.is_keyed();
+                kept.push_back(batch);
+                // What has keys waits here; what has none and is not taken elsewhere says that nothing is.
+                if !is_keyed {
+                    break;
+                }
             }
         }
+        kept.append(&mut self.queue);
+        self.queue = kept;
     }
 
     /// Gives a batch to the lane of another volume that is not resting as well. What is certainly unwritten may go
     /// anywhere.
     pub(super) fn hand_over(&mut self, batch: Gathered) -> Result<(), Gathered> {
+        if batch.is_keyed() {
+            return Err(batch);
+        }
         let Some(route) = self.around.directory.route(&self.source) else {
             return Err(batch);
         };

@@ -57,6 +57,8 @@ struct Shared {
     born: Instant,
     /// Milliseconds after `born`.
     rests_until: AtomicU64,
+    /// For how long the volume remembers keys, as last heard, in seconds and one more; 0: nothing was heard.
+    key_window: AtomicU64,
 }
 
 #[derive(Default)]
@@ -110,6 +112,7 @@ impl Lane {
             outstanding: Arc::default(),
             born: Instant::now(),
             rests_until: AtomicU64::new(0),
+            key_window: AtomicU64::new(0),
         }))
     }
 
@@ -232,6 +235,23 @@ impl Lane {
     /// Whether it has ended.
     pub fn has_ended(&self) -> bool {
         self.0.inbox.lock().life == Life::Ended
+    }
+
+    /// A batch for one request alone, to be given to [`Self::adopt`]: what is written as a whole.
+    pub fn batch_of_its_own(&self, plan: &Arc<Plan>, reserved: Reservation, now: Instant) -> Open {
+        let (buffers, deadline) = (Buffers::default(), now + self.0.timeout);
+        Open::new(plan, buffers, &self.0.outstanding, reserved, now, deadline)
+    }
+
+    /// For how long at least the volume remembers keys, in seconds, if it has said so.
+    pub fn key_window(&self) -> Option<u32> {
+        let noted = self.0.key_window.load(Ordering::Relaxed).checked_sub(1)?;
+        Some(u32::try_from(noted).unwrap_or(u32::MAX))
+    }
+
+    fn note_key_window(&self, seconds: Option<u32>) {
+        let noted = seconds.map_or(0, |seconds| u64::from(seconds) + 1);
+        self.0.key_window.store(noted, Ordering::Relaxed);
     }
 
     /// Notes a failure. The rest ends by itself, so that the lane is tried again.

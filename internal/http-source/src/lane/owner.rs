@@ -153,6 +153,10 @@ impl Owner {
             match self.bind(batch).await {
                 Ok((bound, link)) => {
                     let batch = bound.send(&link);
+                    if batch.has_keys() {
+                        self.lane
+                            .note_key_window(link.connection.key_window_seconds());
+                    }
                     debug!(source = %self.source, volume = %self.link.volume(), records = batch.records(), "batch sent");
                     self.flight.push_back(batch);
                 }

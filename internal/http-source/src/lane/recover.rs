@@ -95,7 +95,7 @@ impl Owner {
     }
 
     /// Judges a batch by the answer to it.
-    fn sort_out(&mut self, batch: InFlight, answer: Result<Answer, Unknown>) {
+    fn sort_out(&mut self, mut batch: InFlight, answer: Result<Answer, Unknown>) {
         for place in batch.places() {
             self.numbers.remove(&place.slice);
         }
@@ -122,6 +122,16 @@ impl Owner {
                     self.link.lose(batch.generation());
                 }
                 remedy(refusal.reason)
+            }
+            Cause::KnownKeys(known) => {
+                debug!(source = %self.source, volume = %self.link.volume(), keys = known.len(), "keys of a batch are known");
+                match batch.note_known(&known) {
+                    true => Remedy::Again,
+                    false => {
+                        error!(source = %self.source, "the volume knows keys that a batch does not have");
+                        Remedy::GiveUp(Failure::Internal)
+                    }
+                }
             }
         };
         let batch = batch.release(proof);

@@ -408,6 +408,7 @@ fn two_volumes() -> (Rig, Rig) {
         state: State::Ready(Ready {
             plan: Arc::new(Plan::new(vec![body_sink("a", 1)])),
             volumes: volumes.to_vec(),
+            keys: Arc::default(),
         }),
     });
     (rig, other)

@@ -85,6 +85,11 @@ pub enum SettingError {
     },
 }
 
+/// The path of the idempotency key in a record. Of a source only.
+pub const KEY_PATH: &str = "idempotency.keyPath";
+/// The longest such path, in characters.
+const MAX_KEY_PATH: usize = 256;
+
 const COUNT_RANGE: std::ops::RangeInclusive<u64> = 1..=10_000_000;
 
 const BYTES_PER_SECOND: &str = "source.http.rateLimit.bytesPerSecond";
@@ -92,6 +97,22 @@ const RECORDS_PER_SECOND: &str = "source.http.rateLimit.recordsPerSecond";
 
 /// All settings, sorted by key.
 pub const SPECS: &[Spec] = &[
+    Spec {
+        key: KEY_PATH,
+        kind: Kind::String,
+        description: "Where in a record its idempotency key is. Records of the source with the same value there are written once. Empty: keys come with requests, in the header Idempotency-Key.",
+        validation: "empty, or a path as in a column, at most 256 characters; of sources only",
+        protected: false,
+        get: |levels| levels.key_path.clone().into(),
+        set: |levels, value| {
+            let path = value.as_str().ok_or("must be a text")?;
+            if path.chars().count() > MAX_KEY_PATH {
+                return Err("must have at most 256 characters".to_owned());
+            }
+            path.clone_into(&mut levels.key_path);
+            Ok(())
+        },
+    },
     Spec {
         key: BYTES_PER_SECOND,
         kind: Kind::String,
@@ -318,7 +339,7 @@ fn size(value: &Value, min: &str, max: &str) -> Result<ByteSize, String> {
 /// Whether only sources have settings with such a key, not their sinks.
 #[must_use]
 pub fn is_of_sources(key: &str) -> bool {
-    key.starts_with("source.")
+    key.starts_with("source.") || key == KEY_PATH
 }
 
 fn spec(key: &str) -> Option<&'static Spec> {
@@ -402,6 +423,13 @@ impl Settings {
         )
     }
 
+    /// The path of the idempotency key in each record of the source; none when keys come with requests.
+    #[must_use]
+    pub fn key_path(&self) -> Option<&str> {
+        let path = self.0.get(KEY_PATH)?.as_str()?;
+        (!path.is_empty()).then_some(path)
+    }
+
     /// Whether nothing was changed.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -425,7 +453,7 @@ mod tests {
         assert!(SPECS.is_sorted_by_key(|spec| spec.key));
         let changeable = || SPECS.iter().filter(|spec| !spec.protected);
         assert_eq!(changeable().filter(|spec| !spec.is_of_sources()).count(), 7);
-        assert_eq!(changeable().filter(|spec| spec.is_of_sources()).count(), 2);
+        assert_eq!(changeable().filter(|spec| spec.is_of_sources()).count(), 3);
     }
 
     #[test]
@@ -508,6 +536,8 @@ mod tests {
             ("source.http.rateLimit.bytesPerSecond", json!("1023B")),
             ("source.http.rateLimit.bytesPerSecond", json!("11GB")),
             ("source.http.rateLimit.bytesPerSecond", json!(5000)),
+            (KEY_PATH, json!(1)),
+            (KEY_PATH, json!("x".repeat(257))),
         ] {
             assert!(
                 matches!(set(key, value.clone()), Err(SettingError::Value { .. })),

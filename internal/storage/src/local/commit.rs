@@ -8,19 +8,22 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use stream_model::level::Durability;
-use stream_model::{SessionId, SliceId};
+use stream_model::{SessionId, SliceId, Timestamp};
 use tokio::sync::oneshot;
 
 use super::ballast::is_full;
-use super::format::{self, GroupBuffer, Kind, SealEntry};
+use super::format::{self, GroupBuffer, KeySection, Kind, SealEntry};
 use super::index::{Committed, Frame, Index, Stage};
 use super::journal::{Journal, Sync, WriteError};
+use super::keys::LookupError;
 use super::queue::{Next, Op, OpenReply};
 use super::segment::Need;
 use super::volume::{Content, FailOnPanic, Shared, Shortage};
 use super::worker::Step;
 use crate::crash::{self, Point};
-use crate::wire::{Answer, Batch, Opened, Refusal, RefusalReason, Sealed};
+use crate::wire::{
+    Answer, Batch, KeyHash, KnownKey, MAX_CLAIMS, Opened, Refusal, RefusalReason, Sealed,
+};
 
 /// Entries are refused beyond this, so that lengths fit the format.
 const MAX_BATCH_BYTES: usize = 256 << 20;
@@ -63,6 +66,8 @@ struct Group {
     new_sessions: HashMap<SliceId, usize>,
     /// Slices that this group would seal, with their successors.
     seals: HashMap<SliceId, Option<SliceId>>,
+    /// Keys that this group would commit, with their bodies.
+    keys: HashMap<KeyHash, u64>,
     durable: bool,
     /// Batches that come too late for a slice that this group seals. What they are told is true only when the group is written.
     late: Vec<Late>,
@@ -83,6 +88,9 @@ enum Verdict {
     /// The answer, once the group is written.
     Late(Answer),
 }
+
+/// What is remembered of the keys of a batch; nothing of one that has none.
+type Lookup = Option<Result<Vec<KnownKey>, LookupError>>;
 
 /// What became of a group.
 enum Outcome {
@@ -188,16 +196,17 @@ impl Committer {
 
     fn admit(&self, ops: Vec<Op>) -> Group {
         let mut group = Group::default();
+        let lookups = self.look_up(&ops);
         let index = self.shared.index.lock();
         let refusal = self.shared.refusal(&index);
-        for op in ops {
+        for (op, lookup) in ops.into_iter().zip(lookups) {
             match op {
                 Op::Append {
                     session,
                     batch,
                     reply,
                     ..
-                } => match group.judge(&index, session, &batch, refusal) {
+                } => match group.judge(&index, session, &batch, refusal, lookup) {
                     Verdict::Admit => group.admit_batch(&index, session, batch, reply),
                     Verdict::Answer(answer) => self.answer(reply, answer),
                     Verdict::Late(answer) => group.late.push(Late {
@@ -232,9 +241,29 @@ impl Committer {
         group
     }
 
+    /// Looks for the keys of all batches, before the index is locked: it may take a look at the disk. Nobody else adds keys.
+    fn look_up(&self, ops: &[Op]) -> Vec<Lookup> {
+        let keys = &self.shared.keys;
+        let look_up = |op: &Op| match op {
+            Op::Append { batch, .. } if !batch.keys.is_empty() => {
+                // A repetition is answered however many keys wait to be written.
+                let is_too_much = |known: &Vec<KnownKey>| known.is_empty() && keys.is_behind();
+                let lookup = keys.look_up(&batch.keys);
+                Some(match lookup {
+                    Ok(known) if is_too_much(&known) => Err(LookupError::Behind),
+                    lookup => lookup,
+                })
+            }
+            _ => None,
+        };
+        ops.iter().map(look_up).collect()
+    }
+
     fn answer(&self, reply: oneshot::Sender<Answer>, answer: Answer) {
-        if let Answer::Refused(refusal) = &answer {
-            self.shared.metrics.refused(refusal.reason);
+        match &answer {
+            Answer::Refused(refusal) => self.shared.metrics.refused(refusal.reason),
+            Answer::KnownKeys(known) => self.shared.metrics.known_keys(known.len()),
+            Answer::Committed | Answer::Sealed(_) => {}
         }
         // The client may have gone; then nobody needs the answer.
         let _ = reply.send(answer);
@@ -275,14 +304,19 @@ impl Committer {
         let bytes = entries.iter().map(Entry::stride).sum();
         match self.journal.make_room(bytes, Entry::need(&entries)) {
             Ok(None) => {}
-            Ok(Some(segment)) => self.shared.segment_started(segment),
+            Ok(Some(segment)) => {
+                // The header of the new one vouches for all that is in the one before.
+                self.shared.keys.synced();
+                self.shared.segment_started(segment);
+            }
             Err(error) => {
                 self.no_segment(&error);
                 self.refuse_all(entries, RefusalReason::DiskFull);
                 return Ok(Outcome::Refused(RefusalReason::DiskFull));
             }
         }
-        let (number, places) = self.encode(&entries);
+        let now = self.shared.clock.now();
+        let (number, places) = self.encode(&entries, now);
         crash::point(Point::GroupEncoded);
         let started = std::time::Instant::now();
         match self.journal.write(self.buffer.bytes(), sync) {
@@ -291,7 +325,7 @@ impl Committer {
                 self.shared
                     .metrics
                     .group(entries.len(), written, sync, started.elapsed());
-                self.apply(number, entries, places);
+                self.apply(number, entries, places, now, sync);
                 Ok(Outcome::Written)
             }
             Err(WriteError::Discarded(error)) => {
@@ -323,7 +357,7 @@ impl Committer {
 
     /// Encodes the group. Returns its number and, for each entry, the entry's number and the offsets of its frames in the
     /// segment.
-    fn encode(&mut self, entries: &[Entry]) -> (u64, Vec<(u64, Vec<u64>)>) {
+    fn encode(&mut self, entries: &[Entry], now: Timestamp) -> (u64, Vec<(u64, Vec<u64>)>) {
         let (seed, base) = (self.journal.seed(), self.journal.offset());
         let group = self.journal.next_group();
         self.buffer.clear();
@@ -335,6 +369,7 @@ impl Committer {
                 Entry::Batch { session, batch, .. } => {
                     self.buffer.push(seed, Kind::Batch, number, group, |out| {
                         frames = format::encode_batch(*session, &batch.parts, out);
+                        format::encode_keys(now, &batch.keys, out);
                     })
                 }
                 Entry::Seal { entry, .. } => {
@@ -354,9 +389,15 @@ impl Committer {
     }
 
     /// Takes the written group into the index, then answers it.
-    fn apply(&self, group: u64, entries: Vec<Entry>, places: Vec<(u64, Vec<u64>)>) {
+    fn apply(
+        &self,
+        group: u64,
+        entries: Vec<Entry>,
+        places: Vec<(u64, Vec<u64>)>,
+        now: Timestamp,
+        sync: Sync,
+    ) {
         let segment = self.journal.segment();
-        let now = self.shared.clock.now();
         let mut answers = Vec::with_capacity(entries.len());
         let mut index = self.shared.index.lock();
         if let Some((last, _)) = places.last() {
@@ -389,6 +430,12 @@ impl Committer {
                         });
                         self.shared.committed(&mut index, id, now);
                     }
+                    if !batch.keys.is_empty() {
+                        index.usage.record_keys(segment.number, number);
+                        let claims = batch.keys;
+                        let section = KeySection { at: now, claims };
+                        self.shared.keys.commit(number, group, &section);
+                    }
                     answers.push(reply);
                 }
                 Entry::Seal { entry, reply } => {
@@ -405,6 +452,9 @@ impl Committer {
             }
         }
         drop(index);
+        if sync == Sync::Data {
+            self.shared.keys.synced();
+        }
         crash::point(Point::GroupIndexed);
         for reply in answers {
             let _ = reply.send(Answer::Committed);
@@ -454,7 +504,9 @@ impl Entry {
     /// Bytes that the entry takes in the group.
     fn stride(&self) -> u64 {
         let payload = match self {
-            Self::Batch { batch, .. } => format::batch_len(&batch.parts),
+            Self::Batch { batch, .. } => {
+                format::batch_len(&batch.parts) + format::keys_len(&batch.keys)
+            }
             Self::Seal { entry, .. } => 16 + 17 + 4 + 16 * entry.sessions.len(),
             Self::Release { .. } => 16,
         };
@@ -483,6 +535,7 @@ impl Group {
         session: SessionId,
         batch: &Batch,
         refusal: Option<RefusalReason>,
+        lookup: Lookup,
     ) -> Verdict {
         let refuse = |reason| {
             Verdict::Answer(Answer::Refused(Refusal {
@@ -548,17 +601,36 @@ impl Group {
                 return refuse(RefusalReason::TooManySessions(part.slice));
             }
         }
-        if let Some(reason) = refusal {
-            return refuse(reason);
+        // Before what is full: a repetition needs no room.
+        match lookup {
+            None => {}
+            Some(Ok(known)) => {
+                if let Some(verdict) = self.known(batch, known) {
+                    return verdict;
+                }
+            }
+            // Nothing is known of the keys: the batch must not be written.
+            Some(Err(_)) => return refuse(RefusalReason::Overloaded),
         }
-        let is_full = |slice: &SliceId| {
-            let slice = index.slices.get(slice);
-            slice.is_some_and(|slice| index.space.is_sink_full(slice))
-        };
-        let mut slices = batch.parts.iter().map(|part| part.slice);
-        match slices.find(is_full) {
-            Some(slice) => refuse(RefusalReason::SinkFull(slice)),
+        match refusal.or_else(|| full_sink(index, batch)) {
+            Some(reason) => refuse(reason),
             None => Verdict::Admit,
+        }
+    }
+
+    /// What is answered to a batch some of whose keys are committed, or would be by an earlier entry of this group.
+    fn known(&self, batch: &Batch, mut known: Vec<KnownKey>) -> Option<Verdict> {
+        let durable = known.len();
+        for (position, claim) in (0..).zip(&batch.keys) {
+            if let Some(body) = self.keys.get(&claim.key) {
+                let body = *body;
+                known.push(KnownKey { position, body });
+            }
+        }
+        match known.len() {
+            0 => None,
+            all if all == durable => Some(Verdict::Answer(Answer::KnownKeys(known))),
+            _ => Some(Verdict::Late(Answer::KnownKeys(known))),
         }
     }
 
@@ -592,6 +664,9 @@ impl Group {
             }
             self.durable |= known.is_none_or(|slice| slice.durability() == Durability::Disk);
         }
+        let claims = batch.keys.iter();
+        self.keys
+            .extend(claims.map(|claim| (claim.key, claim.body)));
         self.entries.push(Entry::Batch {
             session,
             batch,
@@ -633,6 +708,16 @@ impl Group {
     }
 }
 
+/// Why a sink of the batch takes no more.
+fn full_sink(index: &Index, batch: &Batch) -> Option<RefusalReason> {
+    let is_full = |slice: &SliceId| {
+        let slice = index.slices.get(slice);
+        slice.is_some_and(|slice| index.space.is_sink_full(slice))
+    };
+    let mut slices = batch.parts.iter().map(|part| part.slice);
+    slices.find(is_full).map(RefusalReason::SinkFull)
+}
+
 /// The rule that a batch breaks, if any.
 fn malformed(batch: &Batch) -> Option<&'static str> {
     if batch.parts.is_empty() || batch.parts.len() > MAX_PARTS {
@@ -647,6 +732,14 @@ fn malformed(batch: &Batch) -> Option<&'static str> {
         .any(|part| part.rows == 0 || part.seq == 0)
     {
         return Some("every part must have rows and a sequence number from 1");
+    }
+    if batch.keys.len() > MAX_CLAIMS {
+        return Some("it must not have more than 65536 keys");
+    }
+    let mut keys: Vec<_> = batch.keys.iter().map(|claim| claim.key).collect();
+    keys.sort_unstable();
+    if keys.windows(2).any(|pair| pair[0] == pair[1]) {
+        return Some("a key occurs twice in it");
     }
     let mut slices: Vec<_> = batch.parts.iter().map(|part| part.slice).collect();
     slices.sort_unstable();

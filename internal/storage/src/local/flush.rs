@@ -5,6 +5,7 @@
 
 mod checkpoints;
 mod content;
+mod keys;
 mod signal;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -56,6 +57,8 @@ pub(super) struct Flusher {
     /// What failed and is tried again at the next tick.
     again: Work,
     failing: bool,
+    /// Keys could not be written the last time.
+    keys_failing: bool,
 }
 
 impl Flusher {
@@ -76,6 +79,7 @@ impl Flusher {
             next_due: None,
             again: Work::default(),
             failing: false,
+            keys_failing: false,
         }
     }
 
@@ -168,6 +172,7 @@ impl Flusher {
             self.checkpoint_wanted = true;
             self.prepare_segment();
         }
+        self.look_after_keys(ticked);
         if self.checkpoint_wanted && (work.segment_started || ticked) {
             self.checkpoint_if_due();
         }
@@ -178,7 +183,8 @@ impl Flusher {
         if ticked {
             self.prepare_ballast();
         }
-        let nothing_again = self.again.runs.is_empty() && self.again.seals.is_empty();
+        let nothing_again =
+            !self.keys_failing && self.again.runs.is_empty() && self.again.seals.is_empty();
         if self.failing && ticked && nothing_again && self.again.released.is_empty() {
             self.failing = false;
             tracing::info!(volume = %self.shared.label, "the disk takes slice files again");

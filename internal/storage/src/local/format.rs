@@ -13,7 +13,7 @@ use bytes::Bytes;
 use stream_model::level::Compression;
 use stream_model::{SessionId, SliceId, Timestamp, VolumeId};
 
-use crate::wire::Part;
+use crate::wire::{Claim, KeyHash, Part};
 
 /// Length of the segment header, and the unit on which commit groups start: a write that tears destroys whole blocks, so
 /// no two groups share one.
@@ -266,6 +266,84 @@ pub(super) fn encode_batch(session: SessionId, parts: &[Part], out: &mut Vec<u8>
     offsets
 }
 
+const KEYS_MAGIC: u32 = u32::from_le_bytes(*b"KEYS");
+const KEYS_HEADER: usize = 16;
+/// Length of a key with its body's hash, here and in runs.
+pub(super) const CLAIM: usize = 24;
+
+/// The keys behind the parts of a batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct KeySection {
+    /// When the volume took them.
+    pub at: Timestamp,
+    pub claims: Vec<Claim>,
+}
+
+/// Length of the keys of a batch; nothing when there are none.
+pub(super) const fn keys_len(claims: &[Claim]) -> usize {
+    match claims.len() {
+        0 => 0,
+        count => KEYS_HEADER + CLAIM * count,
+    }
+}
+
+/// Appends the keys of a batch behind its parts.
+pub(super) fn encode_keys(at: Timestamp, claims: &[Claim], out: &mut Vec<u8>) {
+    if claims.is_empty() {
+        return;
+    }
+    out.extend_from_slice(&KEYS_MAGIC.to_le_bytes());
+    let count = u32::try_from(claims.len()).expect("checked on arrival");
+    out.extend_from_slice(&count.to_le_bytes());
+    out.extend_from_slice(&at.as_millis().to_le_bytes());
+    for claim in claims {
+        out.extend_from_slice(&encode_claim(claim));
+    }
+}
+
+pub(super) fn encode_claim(claim: &Claim) -> [u8; CLAIM] {
+    let mut bytes = [0; CLAIM];
+    bytes[..16].copy_from_slice(&claim.key.to_bytes());
+    bytes[16..].copy_from_slice(&claim.body.to_le_bytes());
+    bytes
+}
+
+/// Reads a claim; none when there are too few bytes.
+pub(super) fn decode_claim(bytes: &[u8]) -> Option<Claim> {
+    let mut input = Reader(bytes);
+    Some(Claim {
+        key: KeyHash::from_bytes(input.array()?),
+        body: input.u64()?,
+    })
+}
+
+/// Reads the keys at the start of the bytes, and their length. None when there are none.
+pub(super) fn decode_keys(bytes: &[u8]) -> Option<(KeySection, usize)> {
+    let mut input = Reader(bytes);
+    if input.u32()? != KEYS_MAGIC {
+        return None;
+    }
+    let count = input.u32()? as usize;
+    let at = Timestamp::from_millis(input.i64()?);
+    let claims = input.take(count.checked_mul(CLAIM)?)?.chunks_exact(CLAIM);
+    let claims: Vec<Claim> = claims.filter_map(decode_claim).collect();
+    let len = keys_len(&claims);
+    Some((KeySection { at, claims }, len))
+}
+
+/// Reads what stands behind the parts of a batch: nothing, or its keys. None when it is neither.
+pub(super) fn decode_rest(payload: &[u8], parts: &[RecoveredPart]) -> Option<Option<KeySection>> {
+    let end = parts
+        .last()
+        .map_or(12, |part| part.frame_offset + u64::from(part.frame_len));
+    let rest = payload.get(usize::try_from(end).ok()?..)?;
+    if rest.is_empty() {
+        return Some(None);
+    }
+    let (section, len) = decode_keys(rest)?;
+    (len == rest.len()).then_some(Some(section))
+}
+
 /// A part as read back. The frame is named by its place in the payload.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct RecoveredPart {
@@ -509,6 +587,33 @@ mod tests {
         for cut in 0..payload.len() {
             assert_eq!(decode_batch(&payload[..cut]), None, "{cut}");
         }
+    }
+
+    #[test]
+    fn keys_stand_behind_the_parts_and_a_reader_that_knows_none_passes_over_them() {
+        let parts = [part(1, 1, b"abc")];
+        let claims: Vec<Claim> = (0..3)
+            .map(|n| Claim {
+                key: KeyHash::from_bytes([n; 16]),
+                body: u64::MAX - u64::from(n),
+            })
+            .collect();
+        let at = Timestamp::from_millis(77);
+        let mut payload = Vec::new();
+        encode_batch(SessionId(8), &parts, &mut payload);
+        let plain = payload.clone();
+        encode_keys(at, &claims, &mut payload);
+        assert_eq!(payload.len(), plain.len() + keys_len(&claims));
+        let (_, read) = decode_batch(&payload).expect("the parts are read all the same");
+        assert_eq!(decode_batch(&plain).expect("valid").1, read);
+        assert_eq!(decode_rest(&plain, &read), Some(None));
+        let section = KeySection { at, claims };
+        assert_eq!(decode_rest(&payload, &read), Some(Some(section)));
+        for cut in plain.len() + 1..payload.len() {
+            assert_eq!(decode_rest(&payload[..cut], &read), None, "{cut}");
+        }
+        payload.push(0);
+        assert_eq!(decode_rest(&payload, &read), None);
     }
 
     #[test]

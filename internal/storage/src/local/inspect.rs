@@ -34,6 +34,7 @@ use super::disk::{Disk, DiskLock};
 use super::durable;
 use super::format::Seed;
 use super::identity::{FILE, LOCK};
+use super::keys::{self, is_known_file};
 use super::loss::{self, Hole, Missing};
 use super::recovery::{self, Damage, Recovered};
 use super::scan::scan;
@@ -285,7 +286,7 @@ impl Look {
             .iter()
             .cloned()
             .collect();
-        for name in [".", JOURNAL, CHECKPOINT, SLICES] {
+        for name in [".", JOURNAL, CHECKPOINT, SLICES, keys::DIR] {
             let dir = if name == "." {
                 self.dir.clone()
             } else {
@@ -321,6 +322,7 @@ fn is_known(dir: &str, entry: &fs::DirEntry) -> io::Result<bool> {
         CHECKPOINT => {
             is_file && (checkpoint::number_of(&path).is_some() || checkpoint::is_unfinished(&path))
         }
+        keys::DIR => is_file && is_known_file(&path),
         // Recovery knows which slices are.
         SLICES => is_file,
         _ => {
@@ -331,7 +333,7 @@ fn is_known(dir: &str, entry: &fs::DirEntry) -> io::Result<bool> {
                     is_one_of(&[FILE, LOCK])
                         || path == durable::temporary(&path.with_file_name(FILE))
                 }
-                false => is_one_of(&[JOURNAL, CHECKPOINT, SLICES]),
+                false => is_one_of(&[JOURNAL, CHECKPOINT, SLICES, keys::DIR]),
             }
         }
     })

@@ -258,7 +258,9 @@ fn entry_at(bytes: &[u8], seed: Seed) -> Option<(usize, Vec<LostPart>)> {
 fn batch_at(payload: &[u8]) -> Option<(usize, Vec<RecoveredPart>)> {
     let (_, parts) = format::decode_batch(payload)?;
     let last = parts.last()?;
-    let len = usize::try_from(last.frame_offset).ok()? + last.frame_len as usize;
+    let end = usize::try_from(last.frame_offset).ok()? + last.frame_len as usize;
+    let keys = payload.get(end..).and_then(format::decode_keys);
+    let len = end + keys.map_or(0, |(_, len)| len);
     (parts.len() <= MAX_PARTS).then_some((len, parts))
 }
 

@@ -30,6 +30,9 @@ pub struct Metrics {
     pub(super) unsealed_seconds: GaugeVec,
     pub(super) unreleased_seconds: GaugeVec,
     pub(super) healthy: GaugeVec,
+    pub(super) known_keys: IntCounterVec,
+    pub(super) keys: IntGaugeVec,
+    pub(super) key_window_seconds: GaugeVec,
 }
 
 /// What a look at a volume saw.
@@ -51,6 +54,10 @@ pub(super) struct Observation {
     pub unsealed_seconds: f64,
     /// Age of the oldest record on the volume; 0 when there is none.
     pub unreleased_seconds: f64,
+    /// Idempotency keys that are remembered.
+    pub keys: u64,
+    /// For how long at least.
+    pub key_window_seconds: f64,
 }
 
 /// The metrics of one volume.
@@ -120,6 +127,13 @@ impl VolumeMetrics {
             .inc();
     }
 
+    pub fn known_keys(&self, keys: usize) {
+        self.all
+            .known_keys
+            .with_label_values(&[&self.label])
+            .inc_by(keys as u64);
+    }
+
     pub fn damaged(&self, ranges: usize) {
         self.all
             .damaged_entries
@@ -142,7 +156,9 @@ impl VolumeMetrics {
         self.set(&self.all.queue_bytes, seen.queue_bytes);
         self.set(&self.all.slices, seen.slices);
         self.set(&self.all.sinks_at_limit, seen.sinks_at_limit);
+        self.set(&self.all.keys, seen.keys);
         let ages = [
+            (&self.all.key_window_seconds, seen.key_window_seconds),
             (&self.all.unsealed_seconds, seen.unsealed_seconds),
             (&self.all.unreleased_seconds, seen.unreleased_seconds),
         ];
@@ -173,7 +189,7 @@ impl Metrics {
         Ok(metrics)
     }
 
-    fn collectors(&self) -> [Box<dyn Collector>; 17] {
+    fn collectors(&self) -> [Box<dyn Collector>; 20] {
         [
             Box::new(self.sync_seconds.clone()),
             Box::new(self.group_entries.clone()),
@@ -192,6 +208,9 @@ impl Metrics {
             Box::new(self.unsealed_seconds.clone()),
             Box::new(self.unreleased_seconds.clone()),
             Box::new(self.healthy.clone()),
+            Box::new(self.known_keys.clone()),
+            Box::new(self.keys.clone()),
+            Box::new(self.key_window_seconds.clone()),
         ]
     }
 
@@ -219,11 +238,7 @@ impl Metrics {
                 "Bytes written to slice files. A faster rise means more load, or slices that are rebuilt after an opening.",
                 LABELS,
             ),
-            refused: counter(
-                "stream_volume_refused_batches_total",
-                "Batches that were not written, by reason. disk_full, volume_full, sink_full and overloaded mean that clients are being turned away, write_failed that the disk fails.",
-                &["volume", "reason"],
-            ),
+            refused: refused(),
             damaged_entries: counter(
                 "stream_volume_damaged_ranges_total",
                 "Damaged byte ranges found when the volume was opened. Any rise means lost data: see the log.",
@@ -273,8 +288,41 @@ impl Metrics {
                 "stream_volume_healthy",
                 "1 while the volume takes batches, 0 when its disk fails or it is full. A fall means that its clients are turned away, or go to other volumes.",
             ),
+            known_keys: known_keys(),
+            keys: keys(),
+            key_window_seconds: key_window(),
         }
     }
+}
+
+fn known_keys() -> IntCounterVec {
+    counter(
+        "stream_volume_known_keys_total",
+        "Idempotency keys that came again and were answered from memory. A rise means that clients repeat requests: look for timeouts.",
+        LABELS,
+    )
+}
+
+fn keys() -> IntGaugeVec {
+    gauge(
+        "stream_volume_keys",
+        "Idempotency keys that are remembered. A rise means more records with keys; at maxKeys the oldest are forgotten.",
+    )
+}
+
+fn refused() -> IntCounterVec {
+    counter(
+        "stream_volume_refused_batches_total",
+        "Batches that were not written, by reason. disk_full, volume_full, sink_full and overloaded mean that clients are being turned away, write_failed that the disk fails.",
+        &["volume", "reason"],
+    )
+}
+
+fn key_window() -> GaugeVec {
+    fraction(
+        "stream_volume_key_window_seconds",
+        "For how long at least idempotency keys are remembered. A fall below the configured window means that there are more keys than maxKeys, or that some were lost: see the log.",
+    )
 }
 
 const VALID: &str = "names and labels are constants in this file";

@@ -11,6 +11,7 @@
 //!       journal/           segments, written in turn and used again
 //!       checkpoint/        the two newest checkpoints
 //!       slices/            one file for each slice that has rows
+//!       keys/              idempotency keys that are not in the journal only
 //! ```
 //!
 //! # Path of a batch
@@ -51,6 +52,7 @@ mod identity;
 mod index;
 pub mod inspect;
 mod journal;
+mod keys;
 mod loss;
 mod metrics;
 mod observe;

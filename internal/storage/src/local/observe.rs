@@ -72,6 +72,8 @@ impl Shared {
             sinks_at_limit: sinks_at_limit as u64,
             unsealed_seconds: age(oldest_open),
             unreleased_seconds: age(oldest),
+            keys: self.keys.count(),
+            key_window_seconds: self.keys.window(now).as_secs_f64(),
         };
         (observation, turned)
     }

@@ -25,7 +25,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use stream_model::{SliceId, VolumeId};
+use stream_model::{SliceId, Timestamp, VolumeId};
 
 use self::holes::Tail;
 pub use self::report::{Damage, Recovery};
@@ -38,6 +38,7 @@ use super::format::EntryHeader;
 use super::identity;
 use super::index::{Index, Slice, Stage};
 use super::journal::{self, Resume};
+use super::keys;
 use super::loss::{self, LostEntry};
 use super::segment::Pool;
 use super::volume::Options;
@@ -49,6 +50,7 @@ pub(super) struct Recovered {
     pub newest: Checkpoint,
     pub resume: Resume,
     pub pool: Arc<Pool>,
+    pub keys: keys::Opened,
     pub report: Recovery,
 }
 
@@ -57,6 +59,7 @@ struct Recoverer<'a> {
     volume: VolumeId,
     index: Index,
     report: Recovery,
+    keys: keys::Opened,
     released: HashSet<SliceId>,
     /// What stood in damaged bytes of the journal, by positions in `report.damage`.
     lost: Vec<(usize, Vec<LostEntry>)>,
@@ -87,12 +90,15 @@ pub(super) fn recover(options: &Options, volume: VolumeId) -> io::Result<Recover
     recoverer.look_around(&options.dir)?;
     let mut newest = recoverer.load_checkpoint(&checkpoint_dir)?;
     crash::point(Point::CheckpointRead);
+    let (now, keys_dir) = (options.clock.now(), keys::dir_of(&options.dir));
+    recoverer.keys = keys::Opened::read(disk, &keys_dir, volume, now)?;
     let journal_dir = options.dir.join("journal");
     let segments = recoverer.find_segments(&journal_dir)?;
     crash::point(Point::SegmentsFound);
     if segments.is_empty() && newest.number > 0 {
         recoverer.report_no_journal(&journal_dir);
     }
+    let is_new = segments.is_empty() && newest.number == 0;
     let (previous, previous_valid_to) = recoverer.read_segments(&segments, &newest)?;
     recoverer.count_lost_rows(newest.last_entry);
     crash::point(Point::JournalReplayed);
@@ -108,6 +114,7 @@ pub(super) fn recover(options: &Options, volume: VolumeId) -> io::Result<Recover
         }
         checkpoint::prune(disk, &checkpoint_dir, newest.number)?;
     }
+    recoverer.close_keys(is_new, now);
     let resume = Resume {
         previous,
         previous_valid_to,
@@ -117,6 +124,7 @@ pub(super) fn recover(options: &Options, volume: VolumeId) -> io::Result<Recover
     let disk = Arc::clone(&options.disk);
     let ballast = Ballast::find(Arc::clone(&disk), journal_dir.clone())?;
     let pool = journal::pool(disk, journal_dir, options.segment_bytes, ballast);
+    let keys = std::mem::take(&mut recoverer.keys);
     let (index, mut report) = recoverer.finish();
     report.elapsed = started.elapsed();
     Ok(Recovered {
@@ -124,6 +132,7 @@ pub(super) fn recover(options: &Options, volume: VolumeId) -> io::Result<Recover
         newest,
         resume,
         pool,
+        keys,
         report,
     })
 }
@@ -135,6 +144,7 @@ impl<'a> Recoverer<'a> {
             volume,
             index: Index::default(),
             report: Recovery::default(),
+            keys: keys::Opened::default(),
             released: HashSet::new(),
             lost: Vec::new(),
             oldest: 0,
@@ -154,6 +164,24 @@ impl<'a> Recoverer<'a> {
         self.report.slices = self.index.slices.len();
         self.report.unknown_files.sort_unstable();
         (self.index, self.report)
+    }
+
+    /// Says since when keys are remembered, and goes on behind what their runs know.
+    fn close_keys(&mut self, is_new: bool, now: Timestamp) {
+        let keys = &mut self.keys;
+        if is_new && keys.damage.is_empty() && keys.position() == (0, 0) {
+            keys.forget_floor();
+        }
+        if !self.report.damage.is_empty() {
+            // Rows may be safe whose keys are not.
+            keys.raise_floor(now);
+        }
+        self.report.damage.append(&mut keys.damage);
+        self.report.unknown_files.append(&mut keys.unknown_files);
+        let (entry, group) = keys.position();
+        self.last_entry = self.last_entry.max(entry);
+        self.last_group = self.last_group.max(group);
+        self.index.usage.cover_keys(keys.covered());
     }
 
     /// Names the files beside those of the volume.

@@ -273,6 +273,8 @@ fn try_write_zeroes(disk: &dyn Disk, path: &Path, size: u64) -> io::Result<()> {
 #[derive(Debug, Default)]
 pub(super) struct Usage {
     segments: BTreeMap<u64, SegmentUse>,
+    /// The last entry whose keys are safe without the journal, as are those of all before it.
+    keys_covered: u64,
 }
 
 #[derive(Debug)]
@@ -282,6 +284,8 @@ struct SegmentUse {
     entries: HashMap<SliceId, u64>,
     /// Slices whose release is recorded in the segment.
     releases: Vec<SliceId>,
+    /// The last entry with keys in the segment; 0 for none.
+    keyed: u64,
 }
 
 impl Usage {
@@ -290,6 +294,7 @@ impl Usage {
             segment,
             entries: HashMap::new(),
             releases: Vec::new(),
+            keyed: 0,
         };
         self.segments.insert(unused.segment.number, unused);
     }
@@ -304,6 +309,18 @@ impl Usage {
         if let Some(usage) = self.segments.get_mut(&segment) {
             usage.releases.push(slice);
         }
+    }
+
+    /// Notes an entry with keys.
+    pub fn record_keys(&mut self, segment: u64, entry: u64) {
+        if let Some(usage) = self.segments.get_mut(&segment) {
+            usage.keyed = usage.keyed.max(entry);
+        }
+    }
+
+    /// Notes that the keys of all entries up to this one are durable elsewhere.
+    pub fn cover_keys(&mut self, entry: u64) {
+        self.keys_covered = self.keys_covered.max(entry);
     }
 
     /// Bytes of all segments in use.
@@ -355,7 +372,8 @@ impl Usage {
             .entries
             .iter()
             .any(|(slice, entry)| !covered(*slice, *entry))
-            || usage.releases.iter().any(|slice| listed(*slice));
+            || usage.releases.iter().any(|slice| listed(*slice))
+            || usage.keyed > self.keys_covered;
         (!needed).then(|| Arc::clone(&usage.segment))
     }
 
@@ -404,6 +422,20 @@ mod tests {
             free.push(segment.number);
         }
         free
+    }
+
+    #[test]
+    fn a_segment_with_keys_stays_until_they_are_safe_elsewhere() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let mut usage = usage(dir.path(), 4);
+        usage.record_keys(1, 5);
+        usage.record_keys(2, 9);
+        assert_eq!(take_free(&mut usage, |_, _| true, |_| false), [0; 0]);
+        usage.cover_keys(8);
+        assert_eq!(take_free(&mut usage, |_, _| true, |_| false), [1]);
+        usage.cover_keys(3);
+        usage.cover_keys(9);
+        assert_eq!(take_free(&mut usage, |_, _| true, |_| false), [2, 3]);
     }
 
     #[test]

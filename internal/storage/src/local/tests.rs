@@ -194,6 +194,7 @@ fn part(slice: SliceId, seq: u64, rows: &[String]) -> Part {
 fn one(id: SliceId, seq: u64, row: &str) -> Batch {
     Batch {
         parts: vec![part(id, seq, &[row.to_owned()])],
+        keys: Vec::new(),
     }
 }
 
@@ -338,7 +339,12 @@ async fn a_batch_with_one_sealed_slice_leaves_nothing_in_the_others() {
     let connection = volume.connect(SESSION).expect("open");
     let row = ["x".to_owned()];
     let parts = (1..=3).map(|n| part(slice(n), 1, &row)).collect();
-    let answer = connection.append(Batch { parts }).await;
+    let answer = connection
+        .append(Batch {
+            parts,
+            keys: Vec::new(),
+        })
+        .await;
     let sealed = Sealed {
         last: 0,
         successor: Some(slice(4)),
@@ -949,7 +955,14 @@ impl Life {
             };
             let row_of = |n: u8, seq| part(slice(n), seq, std::slice::from_ref(&row));
             let parts = slices.iter().map(|n| row_of(*n, next(*n))).collect();
-            sent.push((slices, row.clone(), self.connection.append(Batch { parts })));
+            sent.push((
+                slices,
+                row.clone(),
+                self.connection.append(Batch {
+                    parts,
+                    keys: Vec::new(),
+                }),
+            ));
         }
         sent
     }
@@ -958,7 +971,7 @@ impl Life {
         for (slices, row, pending) in sent {
             let fate = match pending.await {
                 Ok(Answer::Committed) => Fate::Committed,
-                Ok(Answer::Refused(_) | Answer::Sealed(_)) => Fate::Refused,
+                Ok(Answer::Refused(_) | Answer::Sealed(_) | Answer::KnownKeys(_)) => Fate::Refused,
                 Err(Unknown) => Fate::Unknown,
             };
             for n in slices {

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use stream_model::level::{Compression, Durability};
@@ -24,6 +25,7 @@ use super::flush::{FlushSignal, Flusher};
 use super::identity;
 use super::index::{self, Index};
 use super::journal::Journal;
+use super::keys::{self, Keys};
 use super::metrics::{Metrics, VolumeMetrics};
 use super::queue::{Op, Queue};
 use super::recovery::{self, Damage, Recovered, Recovery};
@@ -54,6 +56,11 @@ pub struct Options {
     pub max_bytes: Option<u64>,
     /// Batches with rows of a sink are refused while its slices occupy as much. None: no limit but the volume's.
     pub max_sink_bytes: Option<u64>,
+    /// Idempotency keys that are remembered at most, and at least as long as none is older than `key_window`. 10 million. More:
+    /// a longer window under load, 24 B of disk and 1.6 B of memory each.
+    pub max_keys: u64,
+    /// For how long idempotency keys are remembered. 24 h.
+    pub key_window: Duration,
     /// The disk.
     pub disk: Arc<dyn Disk>,
     /// Where the time comes from.
@@ -75,6 +82,8 @@ impl Options {
             reserve_bytes: 256 << 20,
             max_bytes: None,
             max_sink_bytes: None,
+            max_keys: 10_000_000,
+            key_window: Duration::from_secs(24 * 60 * 60),
             disk: disk::of_the_machine(),
             clock,
             metrics: Metrics::unregistered(),
@@ -267,7 +276,8 @@ pub(super) struct Shared {
     pub queue: Queue,
     pub flush: FlushSignal,
     pub pool: Arc<Pool>,
-    /// Lock order: `index` before `waiters` and before the locks inside `flush` and `queue`.
+    pub keys: Keys,
+    /// Lock order: `index` before `waiters` and before the locks inside `flush`, `queue` and `keys`.
     pub index: Mutex<Index>,
     /// Who waits for the content of a sealed slice; none once nobody will answer any more.
     waiters: Mutex<Option<Waiters>>,
@@ -475,7 +485,7 @@ impl Volume {
             damage,
         } = identify(&options)?;
         crash::point(Point::VolumeIdentified);
-        for name in ["journal", "checkpoint", "slices"] {
+        for name in ["journal", "checkpoint", "slices", keys::DIR] {
             let path = dir.join(name);
             options.disk.create_dir_all(&path).map_err(failed(&path))?;
         }
@@ -498,8 +508,11 @@ impl Volume {
             newest,
             resume,
             pool,
+            keys: found,
             report,
         } = recovered;
+        let label = label(&options.dir);
+        let keys = keys_of(&options, id, &label, found)?;
         let journal = Journal::start(id, Arc::clone(&pool), resume)?;
         crash::point(Point::JournalResumed);
         index.usage.add(Arc::clone(journal.segment()));
@@ -508,7 +521,6 @@ impl Volume {
             sink: options.max_sink_bytes,
         });
         index.space.recount(index.slices.values());
-        let label = label(&options.dir);
         let metrics = VolumeMetrics::new(label.clone(), options.max_bytes, options.metrics);
         metrics.damaged(report.damage.len());
         let shared = Arc::new(Shared {
@@ -525,6 +537,7 @@ impl Volume {
             queue: Queue::new(options.queue_bytes),
             flush: FlushSignal::default(),
             pool,
+            keys,
             index: Mutex::new(index),
             waiters: Mutex::new(Some(Waiters::new())),
             free_bytes: AtomicU64::new(options.disk.free_bytes(&options.dir)?),
@@ -779,6 +792,26 @@ impl Drop for Inner {
     }
 }
 
+/// The keys that were found. The list of them is written before the journal begins, so that a volume that has a journal and none
+/// has lost it.
+fn keys_of(options: &Options, id: VolumeId, label: &str, found: keys::Opened) -> io::Result<Keys> {
+    let limits = keys::Limits {
+        max_keys: options.max_keys,
+        window: options.key_window,
+    };
+    let (is_unwritten, is_new) = (found.is_unwritten, found.is_new());
+    let dir = keys::dir_of(&options.dir);
+    let keys = Keys::new(id, label.to_owned(), dir, limits, found);
+    if is_unwritten && let Err(error) = keys.write_down(&*options.disk) {
+        if is_new {
+            return Err(error);
+        }
+        // It is written with the next run; until then an opening knows less of what was before.
+        tracing::debug!(volume = %label, error = %error, "cannot write the list of keys");
+    }
+    Ok(keys)
+}
+
 fn status_of(id: SliceId, slice: &index::Slice) -> SliceStatus {
     let stage = match slice.stage {
         index::Stage::Open => Stage::Open,
@@ -914,5 +947,10 @@ impl Connection for VolumeConnection {
             .queue
             .open(self.session, self.connection, slices, reply);
         pending
+    }
+
+    fn key_window_seconds(&self) -> Option<u32> {
+        let window = self.shared.keys.window(self.shared.clock.now());
+        Some(u32::try_from(window.as_secs()).unwrap_or(u32::MAX))
     }
 }

@@ -13,6 +13,7 @@
 //! | [`Answer::Committed`] | every part is durable, as the slices' durability promises | acknowledges |
 //! | [`Answer::Sealed`] | nothing of the batch was written, and nothing of the session after it in these slices | binds the records to the successors, mapped again if the mapping changed |
 //! | [`Answer::Refused`] | the same | numbers them again from `expected`, or gives up with the reason |
+//! | [`Answer::KnownKeys`] | the same | answers the records of those keys, sends the others again without them |
 //! | [`Unknown`] | nothing | connects again and [`Connection::open`]s the slices of the batch |
 //!
 //! [`Opened::Last`] and [`Opened::Sealed`] settle an unknown batch: `seq <= last` was written, `seq > last` was not and
@@ -22,11 +23,18 @@
 //! A batch is one journal entry: all its parts are written or none is. So the request behind it is durable for all sinks of
 //! its source or for none, and the parts of a batch never disagree about its outcome.
 //!
+//! # Idempotency keys
+//!
+//! A batch may carry [`Claim`]s: hashes of the keys of its records. They are written with the rows or not at all. A batch with a
+//! key that the volume remembers is answered [`Answer::KnownKeys`] and not written; the sender takes those records out. See
+//! [`key`].
+//!
 //! # Transports
 //!
 //! [`Transport`] and [`Connection`] hide whether the volume is in this process ([`direct`]) or behind the network.
 
 pub mod direct;
+pub mod key;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -39,6 +47,8 @@ use stream_model::level::Compression;
 use stream_model::{SessionId, SliceId, Timestamp, VolumeId};
 use tokio::sync::oneshot;
 
+pub use self::key::{Claim, KeyHash, KnownKey, MAX_CLAIMS};
+
 /// The most bytes before compression that a batch should hold; one record may exceed it.
 pub const TARGET_BATCH_BYTES: usize = 1 << 20;
 
@@ -47,6 +57,8 @@ pub const TARGET_BATCH_BYTES: usize = 1 << 20;
 pub struct Batch {
     /// One part per sink. Never empty; no slice occurs twice.
     pub parts: Vec<Part>,
+    /// The idempotency keys of its records, at most [`MAX_CLAIMS`]. No key occurs twice.
+    pub keys: Vec<Claim>,
 }
 
 /// The rows of a batch for one slice.
@@ -74,7 +86,8 @@ impl Batch {
     /// Bytes that the batch occupies in queues.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.parts.iter().map(|part| part.frame.len()).sum()
+        let frames: usize = self.parts.iter().map(|part| part.frame.len()).sum();
+        frames + self.keys.len() * size_of::<Claim>()
     }
 }
 
@@ -87,6 +100,8 @@ pub enum Answer {
     Sealed(BTreeMap<SliceId, Sealed>),
     /// Not written, for another reason.
     Refused(Refusal),
+    /// Not written: the volume remembers some of its keys. Never empty.
+    KnownKeys(Vec<KnownKey>),
 }
 
 /// What is known of a slice that takes no more rows.
@@ -204,6 +219,12 @@ pub trait Connection: Send + Sync {
     /// that are not in a commit group yet are dropped first (answered [`RefusalReason::Superseded`]); the group in flight is
     /// waited for.
     fn open(&self, slices: Vec<SliceId>) -> Pending<BTreeMap<SliceId, Opened>>;
+
+    /// For how long at least the volume remembers the keys that it has taken, as last heard, in whole seconds: a key that was
+    /// committed within that time is answered [`Answer::KnownKeys`]. None when nothing was heard.
+    fn key_window_seconds(&self) -> Option<u32> {
+        None
+    }
 }
 
 /// No connection to the volume.

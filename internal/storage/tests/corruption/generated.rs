@@ -263,7 +263,13 @@ impl<'a> Run<'a> {
             parts.push(part(slice(number), seq, compression, &rows));
             all_rows.push(rows);
         }
-        (Batch { parts }, all_rows)
+        (
+            Batch {
+                parts,
+                keys: Vec::new(),
+            },
+            all_rows,
+        )
     }
 
     fn row(&mut self, number: u8, session: SessionId, seq: u64, row: u32) -> String {

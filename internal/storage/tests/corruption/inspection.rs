@@ -146,7 +146,12 @@ async fn frames_that_are_not_what_their_batch_says_are_findings() {
     for (part, _) in &sent {
         volume.open_slice(spec(part.slice, part.compression));
         let parts = vec![part.clone()];
-        let answer = connection.append(Batch { parts }).await;
+        let answer = connection
+            .append(Batch {
+                parts,
+                keys: Vec::new(),
+            })
+            .await;
         assert_eq!(answer, Ok(Answer::Committed));
     }
     volume.stop().await;

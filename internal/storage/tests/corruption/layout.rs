@@ -23,6 +23,7 @@ pub enum Kind {
     Spare,
     Checkpoint { newest: bool },
     Slice(SliceId),
+    Keys,
 }
 
 /// Bytes that mean something, and what is lost with them.
@@ -98,6 +99,8 @@ impl Layout {
                 layout.add(path, Kind::Spare, bytes, Vec::new());
             } else if path == Path::new("volume-id") {
                 layout.add(path, Kind::VolumeId, bytes, vec![whole(&bytes[..32])]);
+            } else if path.starts_with("keys") {
+                layout.add(path, Kind::Keys, bytes, vec![whole(bytes)]);
             } else if path == Path::new("lock") {
                 layout.add(path, Kind::Lock, bytes, Vec::new());
             }

@@ -425,7 +425,12 @@ impl<'a> Trial<'a> {
         let connection = volume.connect(SESSIONS[0]).expect("open");
         let rows = ["\"later\"".to_owned()];
         let parts = vec![part(slice(LATER), 1, Compression::Zstd { level: 1 }, &rows)];
-        let answer = connection.append(Batch { parts }).await;
+        let answer = connection
+            .append(Batch {
+                parts,
+                keys: Vec::new(),
+            })
+            .await;
         self.check(answer == Ok(Answer::Committed), "the volume takes rows");
         let content = volume.seal(slice(LATER), None).await;
         let rows = content.map(|content| content.figures.rows);

@@ -8,9 +8,11 @@ use rand::rngs::StdRng;
 use stream_model::level::Compression;
 use stream_model::{SessionId, SliceId, Timestamp};
 use stream_storage::local::{Volume, VolumeConnection};
-use stream_storage::wire::{Answer, Batch, Connection, Opened, Part, Pending, Unknown};
+use stream_storage::wire::{
+    Answer, Batch, Claim, Connection, KeyHash, Opened, Part, Pending, Unknown,
+};
 
-use super::ledger::{Known, Promise, row};
+use super::ledger::{Known, Promise, body_of, row};
 use super::state::{SliceState, State};
 
 /// Batches in flight.
@@ -24,6 +26,16 @@ struct InFlight {
     pending: Option<Pending<Answer>>,
     /// It was answered that nothing of it was written.
     refused: bool,
+    /// Keys of it that were known.
+    known: Vec<u64>,
+}
+
+/// Something to be sent until it is written.
+struct Request {
+    number: usize,
+    /// The sinks that it has rows for.
+    sinks: Vec<usize>,
+    keys: Vec<u64>,
 }
 
 type Opening = Pending<BTreeMap<SliceId, Opened>>;
@@ -38,8 +50,8 @@ pub struct Client {
     /// Nothing is sent until all that is in flight was answered and the slices were opened again.
     recovering: bool,
     in_flight: VecDeque<InFlight>,
-    /// Requests to be sent, with the sinks that they have rows for.
-    requests: VecDeque<(usize, Vec<usize>)>,
+    /// Requests to be sent.
+    requests: VecDeque<Request>,
     next: HashMap<SliceId, u64>,
     /// The slices that the client believes to be current, one per sink. News of a rotation takes its time.
     current: Vec<SliceId>,
@@ -117,7 +129,11 @@ impl Client {
             if sinks.is_empty() {
                 return;
             }
-            self.requests.push_back((state.ledger.request(), sinks));
+            self.requests.push_back(Request {
+                number: state.ledger.request(),
+                sinks,
+                keys: state.ledger.draw_keys(rng),
+            });
         }
         if rng.random_bool(0.1) {
             self.current = state.current();
@@ -132,7 +148,12 @@ impl Client {
         let Some(connection) = &self.connection else {
             return;
         };
-        let Some((request, sinks)) = self.requests.pop_front() else {
+        let Some(Request {
+            number: request,
+            sinks,
+            keys,
+        }) = self.requests.pop_front()
+        else {
             return;
         };
         let number = state.ledger.next_attempt();
@@ -156,8 +177,14 @@ impl Client {
             .iter()
             .any(|(slice, _, _)| state.promise(*slice) == Promise::Kept);
         let promise = if kept { Promise::Kept } else { Promise::Weak };
-        state.ledger.sent(self.session, request, sent, promise);
-        let batch = Batch { parts };
+        let claims = keys.iter().map(|key| claim(*key)).collect();
+        state
+            .ledger
+            .sent(self.session, request, sent, promise, keys);
+        let batch = Batch {
+            parts,
+            keys: claims,
+        };
         // The network may hold it back until the connection is given up.
         let held_back = rng.random_bool(0.05);
         self.in_flight.push_back(InFlight {
@@ -165,6 +192,7 @@ impl Client {
             pending: (!held_back).then(|| connection.append(batch.clone())),
             batch,
             refused: false,
+            known: Vec::new(),
         });
         if held_back {
             self.disconnect();
@@ -224,6 +252,17 @@ impl Client {
                     sent.refused = true;
                     self.recovering = true;
                 }
+                Ok(Answer::KnownKeys(known)) => {
+                    state.ledger.unwritten(sent.attempt);
+                    for known in known {
+                        let key = state.ledger.attempt(sent.attempt).keys[known.position as usize];
+                        state.ledger.known_key(key, known.body);
+                        sent.known.push(key);
+                    }
+                    assert!(!sent.known.is_empty(), "keys are known, and none is named");
+                    sent.refused = true;
+                    self.recovering = true;
+                }
                 Err(Unknown) => self.recovering = true,
             }
         }
@@ -250,7 +289,16 @@ impl Client {
                     .parts
                     .iter()
                     .map(|(slice, _, _)| state.sink_of(*slice));
-                again.push((attempt.request, sinks.collect()));
+                let mut keys = attempt.keys.clone();
+                keys.retain(|key| !sent.known.contains(key));
+                // All that it is about is there already.
+                if sent.known.is_empty() || !keys.is_empty() {
+                    again.push(Request {
+                        number: attempt.request,
+                        sinks: sinks.collect(),
+                        keys,
+                    });
+                }
             }
             !sent.refused && (sent.pending.is_some() || attempt.known == Known::Nothing)
         });
@@ -325,6 +373,14 @@ impl Client {
             self.next.insert(slice, last + 1);
         }
         self.recovering = false;
+    }
+}
+
+fn claim(key: u64) -> Claim {
+    let hash = u128::from(key).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835);
+    Claim {
+        key: KeyHash::from_bytes(hash.to_be_bytes()),
+        body: body_of(key),
     }
 }
 

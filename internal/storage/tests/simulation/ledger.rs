@@ -5,6 +5,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use rand::RngExt;
+use rand::rngs::StdRng;
 use stream_model::{SessionId, SliceId};
 use stream_storage::local::Content;
 
@@ -36,6 +38,8 @@ pub struct Attempt {
     pub parts: Vec<(SliceId, u64, u32)>,
     pub known: Known,
     pub promise: Promise,
+    /// Idempotency keys that were sent with it.
+    pub keys: Vec<u64>,
     /// Whether it was found in the first of its slices that was looked at.
     found: Option<bool>,
 }
@@ -53,12 +57,50 @@ pub struct Ledger {
     of_slice: HashMap<SliceId, Vec<usize>>,
     /// The attempts of each request that were, or may have been, written.
     requests: Vec<BTreeSet<usize>>,
+    /// For each key, the attempts with it that were, or may have been, written. Those that a loss of power may undo do not count.
+    keys: HashMap<u64, BTreeSet<usize>>,
+    /// Keys of which the volume said that they are known: what they stand for must be there.
+    owed_keys: BTreeSet<u64>,
+    next_key: u64,
 }
 
 impl Ledger {
     pub fn request(&mut self) -> usize {
         self.requests.push(BTreeSet::new());
         self.requests.len() - 1
+    }
+
+    /// Keys for a new request: new ones, and now and then some that were used a moment ago.
+    pub fn draw_keys(&mut self, rng: &mut StdRng) -> Vec<u64> {
+        let mut keys = BTreeSet::new();
+        for _ in 0..rng.random_range(0..6_u64).saturating_sub(2) {
+            if self.next_key > 0 && rng.random_bool(0.3) {
+                let back = rng.random_range(1..=self.next_key.min(40));
+                keys.insert(self.next_key - back);
+            } else {
+                keys.insert(self.next_key);
+                self.next_key += 1;
+            }
+        }
+        keys.into_iter().collect()
+    }
+
+    /// The volume said that it knows a key, with that body.
+    pub fn known_key(&mut self, key: u64, body: u64) {
+        assert_eq!(body, body_of(key), "key {key} has another body");
+        self.owed_keys.insert(key);
+    }
+
+    fn note_keys(&mut self, number: usize) {
+        let attempt = &self.attempts[number];
+        if attempt.promise == Promise::Weak {
+            return;
+        }
+        for key in attempt.keys.clone() {
+            let written = self.keys.entry(key).or_default();
+            written.insert(number);
+            assert_eq!(written.len(), 1, "key {key} was written twice: {written:?}");
+        }
     }
 
     pub fn next_attempt(&self) -> usize {
@@ -71,6 +113,7 @@ impl Ledger {
         request: usize,
         parts: Vec<(SliceId, u64, u32)>,
         promise: Promise,
+        keys: Vec<u64>,
     ) -> usize {
         let number = self.attempts.len();
         for (slice, _, _) in &parts {
@@ -82,6 +125,7 @@ impl Ledger {
             parts,
             known: Known::Nothing,
             promise,
+            keys,
             found: None,
         });
         number
@@ -106,6 +150,7 @@ impl Ledger {
         let written = &mut self.requests[attempt.request];
         written.insert(number);
         assert_eq!(written.len(), 1, "a request was written twice: {written:?}");
+        self.note_keys(number);
     }
 
     pub fn unwritten(&mut self, number: usize) {
@@ -170,7 +215,7 @@ impl Ledger {
     }
 
     fn compare(&mut self, slice: SliceId, found: &BTreeSet<usize>) {
-        for number in self.of_slice.get(&slice).into_iter().flatten() {
+        for number in self.of_slice.get(&slice).cloned().iter().flatten() {
             let attempt = &mut self.attempts[*number];
             let there = found.contains(number);
             assert!(
@@ -186,8 +231,14 @@ impl Ledger {
                 let written = &mut self.requests[attempt.request];
                 written.insert(*number);
                 assert_eq!(written.len(), 1, "a request is there twice: {written:?}");
+                self.note_keys(*number);
             }
         }
+    }
+
+    /// Keys that were said to be known.
+    pub fn known_keys(&self) -> u64 {
+        self.owed_keys.len() as u64
     }
 
     /// Obligations so far.
@@ -202,7 +253,24 @@ impl Ledger {
                 assert_eq!(attempt.found, Some(true), "attempt {number}: {attempt:?}");
             }
         }
+        for key in &self.owed_keys {
+            let mut with_it = self
+                .attempts
+                .iter()
+                .filter(|attempt| attempt.keys.contains(key));
+            let is_met =
+                |attempt: &Attempt| attempt.found == Some(true) || attempt.promise == Promise::Weak;
+            assert!(
+                with_it.any(is_met),
+                "key {key} is known and nothing is there for it"
+            );
+        }
     }
+}
+
+/// What a key stands for.
+pub fn body_of(key: u64) -> u64 {
+    key * 7 + 1
 }
 
 fn seq_of(attempt: &Attempt, slice: SliceId) -> Option<u64> {

@@ -76,6 +76,7 @@ impl Outcome {
         self.operations += other.operations;
         self.failed_operations += other.failed_operations;
         self.rebuilt += other.rebuilt;
+        self.known_keys += other.known_keys;
         self.trace ^= other.trace;
     }
 }
@@ -94,6 +95,7 @@ fn nothing_acknowledged_is_lost_or_doubled_and_nothing_else_is_half_there() {
     assert_eq!(failed, [0; 0], "these seeds failed");
     // A simulation in which nothing happens would not find anything.
     assert!(outcome.obligations > count && outcome.lives > 2 * count);
+    assert!(outcome.known_keys > count);
 }
 
 #[test]
@@ -114,6 +116,8 @@ fn a_disk_that_lies_is_found_out() {
         Lie::Names("slices"),
         Lie::Names("checkpoint"),
         Lie::Names("simulated"),
+        Lie::Content("keys"),
+        Lie::Names("keys"),
     ];
     for lie in lies {
         let found = (0..300).find(|seed| catch_unwind(|| simulate_with(*seed, lie)).is_err());

@@ -109,7 +109,10 @@ pub fn batch(id: SliceId, seq: u64, padding: usize) -> Batch {
         compression: Compression::None,
         frame: frame(Compression::None, csv.as_bytes()),
     };
-    Batch { parts: vec![part] }
+    Batch {
+        parts: vec![part],
+        keys: Vec::new(),
+    }
 }
 
 impl Open {

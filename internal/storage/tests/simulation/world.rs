@@ -15,7 +15,7 @@ use stream_model::{SessionId, SliceId, Timestamp};
 use stream_storage::local::{
     Content, FlushWorker, Health, OpenError, Options, Recovery, Stage, Step, Volume,
 };
-use stream_storage::wire::Pending;
+use stream_storage::wire::{Connection, Pending};
 
 use super::client::{Client, New};
 use super::disk::{End, Lie, Machine, Process};
@@ -39,6 +39,8 @@ pub struct Plan {
     pub checkpoint_bytes: u64,
     pub max_journal_bytes: u64,
     pub capacity: u64,
+    /// A fiftieth of it makes a run. There are never so many.
+    pub max_keys: u64,
     /// How often a life ends with a loss of power rather than a kill.
     pub power: f64,
 }
@@ -59,6 +61,7 @@ impl Plan {
             } else {
                 PLENTY
             },
+            max_keys: [2_500, 5_000, 500_000][rng.random_range(0..3)],
             power: [0.5, 1.0, 0.2][rng.random_range(0..3)],
         }
     }
@@ -69,6 +72,7 @@ impl Plan {
 pub struct Outcome {
     pub lives: u64,
     pub obligations: u64,
+    pub known_keys: u64,
     pub slices: u64,
     pub operations: u64,
     pub failed_operations: u64,
@@ -147,6 +151,7 @@ impl World {
             checkpoint_bytes: self.plan.checkpoint_bytes,
             max_journal_bytes: self.plan.max_journal_bytes,
             reserve_bytes: 32 << 10,
+            max_keys: self.plan.max_keys,
             disk: Arc::new(process.clone()),
             ..Options::new(PathBuf::from(VOLUME), Arc::new(clock))
         }
@@ -478,11 +483,17 @@ impl World {
         self.bury(life);
         let life = self.open(0.0, Crashes::Never);
         assert_eq!(life.volume.slices(), []);
+        if !self.state.is_weak() {
+            let connection = life.volume.connect(SessionId(1)).expect("it is open");
+            let day = Some(24 * 60 * 60);
+            assert_eq!(connection.key_window_seconds(), day, "keys were forgotten");
+        }
         self.machine.end(End::Killed);
         self.bury(life);
         (self.outcome.operations, self.outcome.trace) = self.machine.trace();
         self.outcome.failed_operations = self.machine.failed();
         self.outcome.obligations = self.state.ledger.obligations();
+        self.outcome.known_keys = self.state.ledger.known_keys();
     }
 
     fn until(&mut self, life: &mut Life, what: &str, done: impl Fn(&Self) -> bool) {

@@ -21,6 +21,10 @@ impl Flusher {
             if !wanted || self.shared.failed().is_some() {
                 break;
             }
+            // A failure keeps the segments that have keys; the others need not wait.
+            if let Err(error) = self.spill_keys() {
+                self.failed("cannot write idempotency keys", &error);
+            }
             if let Err(error) = self.checkpoint() {
                 // Still wanted: at the limit of the journal no segment is started that would remind of it.
                 self.failed("cannot make a checkpoint", &error);

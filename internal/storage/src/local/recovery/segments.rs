@@ -7,7 +7,9 @@ use std::sync::Arc;
 use super::super::ballast;
 use super::super::checkpoint::Checkpoint;
 use super::super::disk::DiskFile;
-use super::super::format::{self, BLOCK, ENTRY_HEADER, Kind, SealEntry, Seed, SegmentHeader};
+use super::super::format::{
+    self, BLOCK, ENTRY_HEADER, EntryHeader, Kind, SealEntry, Seed, SegmentHeader,
+};
 use super::super::index::{Committed, Frame};
 use super::super::scan::{ScannedEntry, scan};
 use super::super::segment::{self, Segment};
@@ -147,7 +149,7 @@ impl Recoverer<'_> {
         let payload_offset = entry.offset + ENTRY_HEADER as u64;
         let payload = entry.payload(bytes);
         let understood = match entry.header.kind {
-            Kind::Batch => self.take_batch(segment, payload, payload_offset, entry.header.entry),
+            Kind::Batch => self.take_batch(segment, payload, payload_offset, entry.header),
             Kind::Seal => SealEntry::decode(payload)
                 .map(|seal| self.take_seal(segment, &seal, entry.header.entry)),
             Kind::Release => format::decode_release(payload).map(|slice| {
@@ -183,9 +185,14 @@ impl Recoverer<'_> {
         segment: &Arc<Segment>,
         payload: &[u8],
         payload_offset: u64,
-        number: u64,
+        header: EntryHeader,
     ) -> Option<()> {
+        let number = header.entry;
         let (session, parts) = format::decode_batch(payload)?;
+        if let Some(keys) = format::decode_rest(payload, &parts)? {
+            self.index.usage.record_keys(segment.number, number);
+            self.keys.replay(number, header.group, &keys);
+        }
         for part in parts {
             let known = self.index.slices.get(&part.slice);
             let is_covered = known.is_some_and(|slice| number <= slice.flushed_entry);

@@ -176,7 +176,13 @@ impl Clients {
             }
         };
         let start = Instant::now();
-        let answer = self.connection.append(Batch { parts: vec![part] }).await;
+        let answer = self
+            .connection
+            .append(Batch {
+                parts: vec![part],
+                keys: Vec::new(),
+            })
+            .await;
         self.targets.borrow_mut()[position].outstanding -= 1;
         match answer.context("the volume stopped")? {
             Answer::Committed => {
@@ -190,6 +196,7 @@ impl Clients {
             }
             Answer::Refused(_) => self.refused(position).await,
             Answer::Sealed(_) => bail!("a slice was sealed"),
+            Answer::KnownKeys(_) => bail!("a batch without keys has known ones"),
         }
     }
 
