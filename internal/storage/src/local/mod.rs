@@ -67,6 +67,7 @@ mod tests;
 mod volume;
 mod worker;
 
+pub use format::MAX_PAYLOAD as MAX_BATCH_BYTES;
 pub use metrics::Metrics;
 pub use recovery::{Damage, Recovery};
 pub use volume::{
