@@ -57,6 +57,8 @@ mod table;
 mod testing;
 #[cfg(test)]
 mod tests;
+mod writers;
 
 pub use component::{Deps, HttpSource, StartError};
 pub use config::{Config, TlsFiles};
+pub use writers::{LISTENER as WRITER_LISTENER, Writers};

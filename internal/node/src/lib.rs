@@ -28,7 +28,10 @@ pub use admin::{Readiness, ReadyFlag, serve_admin};
 pub use config::{
     ConfigError, DumpFormat, Entry, Help, Layers, Origin, ParsedFlags, dump, parse_flags,
 };
-pub use http::{BindError, Drained, Listener, Peer, ServeOptions, ServerMetrics, Tls, TlsError};
+pub use http::{
+    BindError, ClientTls, Drained, Listener, Peer, ServeOptions, ServerMetrics, Socket, Tls,
+    TlsError,
+};
 pub use jobs::Jobs;
 pub use lifecycle::{Phases, Reason, Shutdown, wait_for_signal};
 pub use reconcile::{

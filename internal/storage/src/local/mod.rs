@@ -69,7 +69,7 @@ mod worker;
 
 pub use format::MAX_PAYLOAD as MAX_BATCH_BYTES;
 pub use metrics::Metrics;
-pub use recovery::{Damage, Recovery};
+pub use recovery::{Damage, Recovery, slice_file_path};
 pub use volume::{
     Content, CrossedSlice, Health, OpenError, Options, SliceSpec, SliceStatus, Stage, Status,
     Volume, VolumeConnection,
