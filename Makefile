@@ -86,6 +86,13 @@ torture-kill: build-stream-service ## Kill the service under load at random mome
 	$(if $(SEED),STREAM_TEST_SEED=$(SEED)) STREAM_TEST_KILLS=$(KILLS) STREAM_TEST_PROGRAM="$(abspath $(PROGRAM))" \
 		$(CARGO) test --workspace --locked --test cluster -- --nocapture crash::
 
+.PHONY: torture-pods
+torture-pods: ROUNDS ?= 10
+torture-pods: protoc test-servers ## Run every component as a process and kill each again and again under load: ROUNDS=10 SEED=…
+	$(CARGO) build --workspace --locked --bins --tests
+	$(if $(SEED),STREAM_TEST_SEED=$(SEED)) STREAM_TEST_ROUNDS=$(ROUNDS) \
+		$(CARGO) test --workspace --locked --test cluster -- --nocapture pods::kills
+
 .PHONY: lint
 lint: protoc ## Check formatting, lints and (where installed) dependencies
 	$(CARGO) fmt --all --check

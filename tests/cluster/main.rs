@@ -20,6 +20,7 @@ mod etcd_start;
 mod failing_disk;
 mod numbers;
 mod ownership;
+mod pods;
 mod refusals;
 mod shutdown;
 mod sinks;

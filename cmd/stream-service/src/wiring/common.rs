@@ -111,7 +111,10 @@ impl Common {
             .collect();
         shown.insert(neighbours::HOST.to_owned(), config.hostname.clone());
         if let Some(writer) = &addresses.writer {
-            shown.insert(stream_http_source::WRITER_LISTENER.to_owned(), writer.clone());
+            shown.insert(
+                stream_http_source::WRITER_LISTENER.to_owned(),
+                writer.clone(),
+            );
         }
         for component in components {
             let registration = NodeRegistration {

@@ -68,7 +68,9 @@ impl ClientTls {
         let own = self.clone();
         // Small files, but on a file system that may be a network's.
         let config = tokio::task::spawn_blocking(move || own.config()).await;
-        let config = config.map_err(io::Error::other)?.map_err(io::Error::other)?;
+        let config = config
+            .map_err(io::Error::other)?
+            .map_err(io::Error::other)?;
         TlsConnector::from(Arc::new(config))
             .connect(name, stream)
             .await

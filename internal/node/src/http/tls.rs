@@ -273,10 +273,12 @@ pub(super) fn private_key(path: &Path, pem: &[u8]) -> Result<PrivateKeyDer<'stat
 pub(super) fn roots(path: &Path, pem: &[u8]) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
     for authority in chain(path, pem)? {
-        roots.add(authority).map_err(|error| TlsError::Authorities {
-            path: path.to_owned(),
-            reason: error.to_string(),
-        })?;
+        roots
+            .add(authority)
+            .map_err(|error| TlsError::Authorities {
+                path: path.to_owned(),
+                reason: error.to_string(),
+            })?;
     }
     Ok(roots)
 }

@@ -106,10 +106,7 @@ mod tests {
         found.look().expect("readable");
         assert_eq!(found.volumes(), []);
 
-        let (id, slice) = (
-            VolumeId::from_bytes([1; 16]),
-            SliceId::from_bytes([2; 16]),
-        );
+        let (id, slice) = (VolumeId::from_bytes([1; 16]), SliceId::from_bytes([2; 16]));
         let dir = root.path().join("default/a");
         std::fs::create_dir_all(&dir).expect("created");
         found.look().expect("readable");

@@ -67,7 +67,7 @@ pub(super) struct Hello {
 }
 
 /// From the storage-writer to the http-source.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Reply {
     /// The stream is connected to the volume.
     Welcome {
@@ -95,7 +95,7 @@ pub(super) enum Reply {
 }
 
 /// Why a stream is not connected.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Denial {
     /// The volume is not served here, or under another incarnation.
     NoRoute,
