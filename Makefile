@@ -91,7 +91,7 @@ torture-pods: ROUNDS ?= 10
 torture-pods: protoc test-servers ## Run every component as a process and kill each again and again under load: ROUNDS=10 SEED=…
 	$(CARGO) build --workspace --locked --bins --tests
 	$(if $(SEED),STREAM_TEST_SEED=$(SEED)) STREAM_TEST_ROUNDS=$(ROUNDS) \
-		$(CARGO) test --workspace --locked --test cluster -- --nocapture pods::kills
+		$(CARGO) test --workspace --locked --test cluster -- --nocapture pods::kills pods::cuts
 
 .PHONY: lint
 lint: protoc ## Check formatting, lints and (where installed) dependencies

@@ -4,6 +4,7 @@
 //! Longer runs: `STREAM_TEST_ROUNDS` (each process is killed so many times, 1).
 
 mod alone;
+mod cuts;
 mod encryption;
 mod kills;
 
@@ -49,11 +50,16 @@ struct Pods(Vec<Service>);
 impl Pods {
     /// Starts them at the same time, in the order of their list.
     async fn start(site: &Installation) -> Self {
+        Self::start_as(site, |_, setup| setup).await
+    }
+
+    /// The same, and each is started in its own way.
+    async fn start_as(site: &Installation, own: impl Fn(&str, Setup) -> Setup) -> Self {
         site.volumes("volumes-1", &["one"]);
         site.volumes("volumes-2", &["two"]);
         let mut services = Vec::new();
         for (name, component, volumes) in PODS {
-            let setup = pod(site, name, component, volumes);
+            let setup = own(name, pod(site, name, component, volumes));
             services.push(Service::spawn(setup).expect("it starts"));
         }
         for service in &mut services {

@@ -27,7 +27,7 @@ pub const LISTENER: &str = "writer";
 /// Time between two looks when nobody misses anything.
 const PERIOD: Duration = Duration::from_secs(1);
 /// The least time between two looks.
-const LEAST: Duration = Duration::from_millis(100);
+const LEAST: Duration = Duration::from_millis(250);
 
 /// The known writers. Clones share them.
 #[derive(Clone, Default)]

@@ -40,7 +40,7 @@ async fn assert_turned_away(setup: Setup, source: &Source) {
     let reply = send_once(service.setup().source_address(), record).await;
     let reply = reply.expect("an answer");
     assert_eq!(reply.status, 503, "{}", reply.message());
-    assert_eq!(reply.error(), "stream.in.volumeUnavailable");
+    assert_eq!(reply.error(), "stream.in.pipelineNotReady");
     assert!(service.has_said("writer cannot be reached"));
     service.stop().await.expect("it stops");
     service.assert_quiet(&[]);

@@ -92,6 +92,17 @@ impl Wires {
     }
 }
 
+impl Cable {
+    /// How long the next piece waits: mostly not at all.
+    fn wait(&self) -> Duration {
+        let mut rng = self.rng.lock();
+        match rng.random_bool(0.2) {
+            true => LONGEST_WAIT.mul_f64(rng.random()),
+            false => Duration::ZERO,
+        }
+    }
+}
+
 struct Fixed;
 
 impl Routes for Fixed {
@@ -156,11 +167,7 @@ async fn pass_on(
         if len == 0 {
             return to.shutdown().await;
         }
-        let wait = match cable.rng.lock().random_bool(0.2) {
-            true => LONGEST_WAIT.mul_f64(cable.rng.lock().random()),
-            false => Duration::ZERO,
-        };
-        tokio::time::sleep(wait).await;
+        tokio::time::sleep(cable.wait()).await;
         // The sender lives in the cable.
         let _ = stalled.wait_for(|is_stalled| !is_stalled).await;
         to.write_all(&piece[..len]).await?;

@@ -23,7 +23,8 @@ use crate::crash::{self, Point};
 use crate::wire::{Answer, Batch, Opened, Refusal, RefusalReason, Sealed};
 
 /// Entries are refused beyond this, so that lengths fit the format.
-const MAX_BATCH_BYTES: usize = 256 << 20;
+/// The most bytes of frames in a batch.
+pub const MAX_BATCH_BYTES: usize = 256 << 20;
 const MAX_PARTS: usize = 1000;
 
 /// The commit thread of one volume.

@@ -27,7 +27,7 @@ const VERSION: u32 = 1;
 const SEGMENT_MAGIC: &[u8; 8] = b"STRMJRNL";
 const ENTRY_MAGIC: u32 = u32::from_le_bytes(*b"ENTR");
 /// Longest payload. Larger lengths are damage, not data.
-pub const MAX_PAYLOAD: usize = 512 << 20;
+pub(super) const MAX_PAYLOAD: usize = 512 << 20;
 
 /// The first block of a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -67,7 +67,7 @@ mod tests;
 mod volume;
 mod worker;
 
-pub use format::MAX_PAYLOAD as MAX_BATCH_BYTES;
+pub use commit::MAX_BATCH_BYTES;
 pub use metrics::Metrics;
 pub use recovery::{Damage, Recovery, slice_file_path};
 pub use volume::{

@@ -89,3 +89,47 @@ impl Admit for Direct {
         enter(&found.volume, caller.session)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::local::Options;
+    use stream_model::Timestamp;
+    use stream_model::time::ManualClock;
+
+    #[tokio::test]
+    async fn a_caller_is_let_in_to_the_opening_that_it_means_and_to_no_other() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let clock = Arc::new(ManualClock::new(Timestamp::from_millis(1)));
+        let options = Options {
+            segment_bytes: 256 << 10,
+            reserve_bytes: 1,
+            ..Options::new(dir.path().to_owned(), clock)
+        };
+        let (volume, _) = Volume::open(options).expect("it opens");
+        let direct = Direct::new();
+        direct.add_incarnation(volume.clone(), 3);
+        let admit = async |volume, incarnation| {
+            let session = SessionId(1);
+            let caller = Caller {
+                session,
+                volume,
+                incarnation,
+            };
+            direct.admit(caller).await.map(drop)
+        };
+        let id = volume.id();
+        assert_eq!(admit(id, 3).await, Ok(()));
+        for other in [0, 2, 4] {
+            assert_eq!(admit(id, other).await, Err(ConnectError::NoRoute(id)));
+        }
+        let unknown = VolumeId::from_bytes([1; 16]);
+        assert_eq!(admit(unknown, 3).await, Err(ConnectError::NoRoute(unknown)));
+        // Whoever is in the same process means whatever is open.
+        let connected = direct.connect(id, SessionId(1)).await;
+        connected.map(drop).expect("it is open");
+        direct.remove(&volume);
+        assert_eq!(admit(id, 3).await, Err(ConnectError::NoRoute(id)));
+        volume.stop().await;
+    }
+}

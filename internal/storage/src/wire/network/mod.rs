@@ -53,8 +53,8 @@ use crate::local::MAX_BATCH_BYTES;
 
 /// The method of all streams.
 const PATH: &str = "/stream.wire.Append/Exchange";
-/// The longest message: any batch that a volume takes from its own process.
-pub const MAX_MESSAGE_BYTES: usize = MAX_BATCH_BYTES + 4096;
+/// The longest message: any batch that a volume takes from its own process, with room for the headers of its parts.
+pub const MAX_MESSAGE_BYTES: usize = MAX_BATCH_BYTES + (1 << 20);
 /// Batches without an answer that a stream of an http-source holds, in bytes. One alone may be longer.
 pub const MAX_OUTSTANDING_BYTES: usize = 64 << 20;
 /// Messages of a stream that a writer has read and not answered.
