@@ -274,7 +274,7 @@ fn a_file_whose_slice_the_journal_lost_is_named_and_taken_up_by_the_slice_again(
             continue;
         }
         named += 1;
-        assert_eq!(second.recovery.unknown_files, [path.clone()]);
+        assert_eq!(second.recovery.unknown_files, std::slice::from_ref(&path));
         assert!(machine.content(&path).is_some());
         second.volume.open_slice(weak());
         assert_eq!(second.append(slice(9), 1, 10), Ok(Answer::Committed));

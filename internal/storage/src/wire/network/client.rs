@@ -111,16 +111,7 @@ impl Network {
         let channel = self
             .channel(&route.address)
             .map_err(|error| unreachable(error.to_string()))?;
-        let (sender, mut requests) = mpsc::unbounded_channel();
-        let hello = Hello {
-            oldest: OLDEST,
-            newest: NEWEST,
-            session,
-            volume,
-            incarnation: route.incarnation,
-        };
-        // The receiver is alive: it is in this scope.
-        let _ = sender.send(Request::Hello(hello));
+        let (sender, mut requests) = greet(volume, session, route.incarnation);
         let mut grpc = Grpc::new(Channel::clone(&channel));
         let ready = grpc.ready().await;
         ready.map_err(|error| unreachable(error.to_string()))?;
@@ -226,6 +217,25 @@ impl Network {
             }
         }
     }
+}
+
+/// A way for messages on which the hello waits.
+fn greet(
+    volume: VolumeId,
+    session: SessionId,
+    incarnation: u64,
+) -> (UnboundedSender<Request>, UnboundedReceiver<Request>) {
+    let (sender, receiver) = mpsc::unbounded_channel();
+    let hello = Hello {
+        oldest: OLDEST,
+        newest: NEWEST,
+        session,
+        volume,
+        incarnation,
+    };
+    // The receiver is alive: it is right here.
+    let _ = sender.send(Request::Hello(hello));
+    (sender, receiver)
 }
 
 fn denied(volume: VolumeId, denial: Denial) -> ConnectError {

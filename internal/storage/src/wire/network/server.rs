@@ -168,7 +168,8 @@ impl Door {
                     _counted: Counted::new(&self.metrics.streams),
                     stop: self.stop,
                 };
-                let welcome = Reply::Welcome { version: NEWEST };
+                let version = hello.newest.min(NEWEST);
+                let welcome = Reply::Welcome { version };
                 (Ok(welcome), Stage::Connected(Box::new(exchange)))
             }
             Err(denial) => {
