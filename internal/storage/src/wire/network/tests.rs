@@ -174,6 +174,12 @@ impl Rig {
     }
 }
 
+/// What should take no time. An answer that never comes fails the test instead of holding it up.
+async fn soon<T>(work: impl Future<Output = T>) -> T {
+    let done = tokio::time::timeout(std::time::Duration::from_secs(30), work).await;
+    done.expect("it takes no time")
+}
+
 fn refused(reason: RefusalReason) -> Answer {
     Answer::Refused(Refusal {
         reason,
@@ -242,7 +248,7 @@ async fn an_answer_that_will_not_come_makes_everything_without_one_unknown() {
     let forgotten = rig.desk.got.lock().remove(1);
     drop(forgotten);
     for answer in answers {
-        assert_eq!(answer.await, Err(Unknown));
+        assert_eq!(soon(answer).await, Err(Unknown));
     }
     // Also what is sent on it afterwards.
     assert_eq!(connection.append(batch(4, 1)).await, Err(Unknown));
@@ -270,6 +276,7 @@ async fn a_writer_that_stops_answers_what_it_has_and_refuses_the_rest_for_certai
     // Until it has said goodbye more may be sent, and is answered too.
     let mut sent = 1;
     let refusal = loop {
+        assert!(sent < 100_000, "it says no goodbye");
         let mut answer = connection.append(batch(99, 1));
         let got = rig.desk.has(sent + 1);
         tokio::select! {
@@ -283,7 +290,7 @@ async fn a_writer_that_stops_answers_what_it_has_and_refuses_the_rest_for_certai
         rig.desk.answer_last(Answer::Committed);
     }
     assert_eq!(first.await, Ok(Answer::Committed));
-    let served = rig.serving.await.expect("no panic");
+    let served = soon(rig.serving).await.expect("no panic");
     served.expect("it ends by itself");
     let gone = connection.append(batch(99, 1)).await;
     assert!(
@@ -299,7 +306,7 @@ async fn what_may_wait_is_bounded_and_the_rest_refused_for_certain() {
     let half = MAX_OUTSTANDING_BYTES / 2;
     let first = connection.append(batch(1, half));
     let second = connection.append(batch(2, half));
-    let third = connection.append(batch(3, 1)).await;
+    let third = soon(connection.append(batch(3, 1))).await;
     assert_eq!(third, Ok(refused(RefusalReason::Overloaded)));
     rig.desk.has(2).await;
     rig.desk.answer_last(Answer::Committed);
