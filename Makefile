@@ -86,6 +86,13 @@ torture-kill: build-stream-service ## Kill the service under load at random mome
 	$(if $(SEED),STREAM_TEST_SEED=$(SEED)) STREAM_TEST_KILLS=$(KILLS) STREAM_TEST_PROGRAM="$(abspath $(PROGRAM))" \
 		$(CARGO) test --workspace --locked --test cluster -- --nocapture crash::
 
+.PHONY: torture-pods
+torture-pods: ROUNDS ?= 10
+torture-pods: protoc test-servers ## Run every component as a process and kill each again and again under load: ROUNDS=10 SEED=…
+	$(CARGO) build --workspace --locked --bins --tests
+	$(if $(SEED),STREAM_TEST_SEED=$(SEED)) STREAM_TEST_ROUNDS=$(ROUNDS) \
+		$(CARGO) test --workspace --locked --test cluster -- --nocapture pods::kills pods::cuts
+
 # libFuzzer is a crate like any other; what it needs of the compiler is known to the stable one too. `--target` keeps the
 # flags away from build scripts.
 FUZZ := internal/encoding/fuzz

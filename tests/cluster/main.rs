@@ -22,6 +22,7 @@ mod failing_disk;
 mod idempotency;
 mod numbers;
 mod ownership;
+mod pods;
 mod refusals;
 mod rejects;
 mod shutdown;

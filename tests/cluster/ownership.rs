@@ -6,8 +6,8 @@
 
 mod copies;
 mod forgetting;
-mod installation;
-mod load;
+pub mod installation;
+pub mod load;
 mod pauses;
 mod taking_over;
 
@@ -26,7 +26,7 @@ const AFTER_A_PAUSE: &[&str] = &[
 ];
 
 /// A number from the environment.
-fn number(variable: &str, usual: u64) -> u64 {
+pub fn number(variable: &str, usual: u64) -> u64 {
     let given = std::env::var(variable).ok();
     given.map_or(usual, |text| text.parse().expect("it is a number"))
 }

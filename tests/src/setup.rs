@@ -157,6 +157,11 @@ impl Setup {
             .env("STREAM_API_LISTEN", listen(self.api))
             .env("STREAM_SOURCE_HTTP_LISTEN", listen(self.source))
             .env("STREAM_METRICS_LISTEN", listen(self.metrics))
+            // Told to others through the state; used beside a real etcd only.
+            .env(
+                "STREAM_STORAGE_LEVEL_LOCAL_WRITER_NETWORK_LISTEN",
+                listen(0),
+            )
             .env("STREAM_LOG_FORMAT", "json")
             .envs(self.env.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())

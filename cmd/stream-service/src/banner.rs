@@ -17,6 +17,8 @@ pub struct Addresses {
     pub api: Option<SocketAddr>,
     /// HTTP source.
     pub source: Option<SocketAddr>,
+    /// Storage-writer, as others reach it.
+    pub writer: Option<String>,
     /// The state.
     pub state: String,
 }
@@ -42,6 +44,9 @@ pub fn text(
     }
     if let Some(source) = addresses.source {
         line("HTTP source", local_url(source));
+    }
+    if let Some(writer) = &addresses.writer {
+        line("storage writer", writer.clone());
     }
     if let Some(admin) = addresses.admin {
         line(

@@ -60,10 +60,11 @@ pub enum InvalidComponents {
         "unexpected service component: {0}; the components are api, http-source, storage-coordinator, storage-reader, storage-writer and all"
     )]
     Unknown(String),
-    /// They would have to talk over the network.
+    /// They would have to find another process, and nothing tells them where it is.
     #[error(
-        "{component} needs storage-writer in the same process: this version has no network transport between them yet; \
-         run \"stream-service {component} storage-writer …\" or \"stream-service all\""
+        "{component} needs storage-writer: without etcd.endpoint the state is kept in the data directory, and this process is the \
+         only one that uses it; run \"stream-service {component} storage-writer …\" or \"stream-service all\", or set \
+         etcd.endpoint (STREAM_ETCD_ENDPOINT, --etcd-endpoint) to run components as processes of their own"
     )]
     NeedsWriter {
         /// The component.
@@ -74,7 +75,7 @@ pub enum InvalidComponents {
 /// Reads the component arguments. Repeating one is fine; their order has no meaning.
 ///
 /// # Errors
-/// When there is none, one is unknown, or the set cannot work.
+/// When there is none, or one is unknown.
 pub fn parse(words: &[String]) -> Result<BTreeSet<Component>, InvalidComponents> {
     let mut components = BTreeSet::new();
     let mut unknown = Vec::new();
@@ -99,13 +100,21 @@ pub fn parse(words: &[String]) -> Result<BTreeSet<Component>, InvalidComponents>
     if components.is_empty() {
         return Err(InvalidComponents::None);
     }
+    Ok(components)
+}
+
+/// Checks that the components of a process that keeps the state itself have everything that they need: nobody else can help.
+///
+/// # Errors
+/// When one of them could never do anything.
+pub fn check_standalone(components: &BTreeSet<Component>) -> Result<(), InvalidComponents> {
     let needs_writer = [Component::HttpSource, Component::StorageReader];
     let lonely = needs_writer.into_iter().find(|component| {
         components.contains(component) && !components.contains(&Component::StorageWriter)
     });
     match lonely {
         Some(component) => Err(InvalidComponents::NeedsWriter { component }),
-        None => Ok(components),
+        None => Ok(()),
     }
 }
 
@@ -137,11 +146,15 @@ mod tests {
                 .starts_with("unexpected service component: \"foo\", \"bar\"")
         );
         for set in ["http-source", "storage-reader api"] {
-            let error = parse(&words(set)).expect_err(set);
+            let components = parse(&words(set)).expect("each is one");
+            let error = check_standalone(&components).expect_err(set);
             assert!(
                 error.to_string().contains("needs storage-writer"),
                 "{error}"
             );
+            assert!(error.to_string().contains("etcd.endpoint"), "{error}");
         }
+        let all = parse(&words("all")).expect("valid");
+        assert_eq!(check_standalone(&all), Ok(()));
     }
 }

@@ -43,7 +43,8 @@ section! {
         /// Name of this machine or pod within the cluster. Default: the host name.
         #[serde(rename = "nodeID")]
         node_id: String = String::new(),
-        /// Host name under which other nodes reach this one. Default: the host name of the machine.
+        /// Host name under which other nodes reach this one; processes with the same one are on one machine and may share local
+        /// files. Default: the host name of the machine.
         hostname: String = String::new(),
         /// Directory of everything that a standalone process keeps. Default `.stream-data`.
         data_dir: PathBuf = PathBuf::from(".stream-data"),
@@ -230,6 +231,8 @@ section! {
         idempotency: Idempotency = Idempotency::default(),
         /// Sinks.
         sink: SinkLevel = SinkLevel::default(),
+        /// Writers and those who send to them.
+        writer: crate::network::WriterLevel = crate::network::WriterLevel::default(),
         /// Batches are refused while the file system has less free space. 1MB and more. Default 256MB.
         reserve: ByteSize = ByteSize(256 << 20),
     }
@@ -669,6 +672,7 @@ impl Config {
         let least = ByteSize(journal.segment_size.0.saturating_mul(8));
         optional(&key("volume.maxSize"), local.volume.max_size, least, None)?;
         optional(&key("sink.maxSize"), local.sink.max_size, size(1), None)?;
+        local.writer.network.validate()?;
         optional(&key("reserve"), Some(local.reserve), size(1), None)
     }
 
@@ -767,7 +771,7 @@ impl EtcdTls {
     }
 }
 
-fn between<T: PartialOrd + std::fmt::Display>(
+pub fn between<T: PartialOrd + std::fmt::Display>(
     key: &str,
     value: T,
     min: T,

@@ -7,6 +7,7 @@ mod component;
 mod config;
 mod evaluator;
 mod forget;
+mod network;
 mod state;
 mod token;
 mod volume;
@@ -161,6 +162,9 @@ fn command() -> anyhow::Result<Command> {
         ["check"] => Ok(Command::Print("The configuration is valid.\n".to_owned())),
         _ => {
             let components = component::parse(&flags.words)?;
+            if config.is_standalone() {
+                component::check_standalone(&components)?;
+            }
             let shown = stream_node::dump(&layers.entries_of(&config)?, DumpFormat::Json);
             let shown = shown.split_whitespace().collect::<Vec<_>>().join(" ");
             let warnings = layers.warnings().to_vec();

@@ -74,6 +74,8 @@ mod testing;
 mod tests;
 mod turns;
 mod visit;
+mod writers;
 
 pub use component::{Deps, HttpSource, StartError};
 pub use config::{AccessLog, Config, Jsonnet, RateLimits, SourceMetrics, TlsFiles};
+pub use writers::{LISTENER as WRITER_LISTENER, Writers};

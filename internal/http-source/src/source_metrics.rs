@@ -27,13 +27,15 @@ const LATENCIES: [f64; 12] = [
 ];
 
 /// Why requests are not accepted: names of errors, sorted.
-const REASONS: [&str; 22] = [
+const REASONS: [&str; 28] = [
     "badRequest",
     "bodyTooLarge",
     "disabledSource",
     "eof",
     "genericError",
+    "idempotencyKeyInUse",
     "idempotencyKeyReused",
+    "idempotencyKeyUnavailable",
     "insufficientStorage",
     "noEnabledSink",
     "noOpenedSliceFound",
@@ -47,6 +49,10 @@ const REASONS: [&str; 22] = [
     "rateLimited",
     "requestTimeout",
     "shutdown",
+    "templateMemoryLimit",
+    "templateTimeLimit",
+    "templatesOverloaded",
+    "templatesSuspended",
     "unprocessableContent",
     "unsupportedMediaType",
     "writeFailed",

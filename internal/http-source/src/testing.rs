@@ -1,6 +1,8 @@
 //! A volume and a directory for tests. The volume keeps the append protocol to the letter and does on command what disks
 //! and networks do at random.
 
+pub(crate) mod wires;
+
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -567,6 +569,17 @@ impl Rig {
     }
 
     pub fn with(volume: ModelVolume, directory: Arc<ModelDirectory>, id: u8) -> Self {
+        let transport = Arc::new(volume.clone());
+        Self::over(transport, volume, directory, id)
+    }
+
+    /// The same with another way to the volume.
+    pub fn over(
+        transport: Arc<dyn Transport>,
+        volume: ModelVolume,
+        directory: Arc<ModelDirectory>,
+        id: u8,
+    ) -> Self {
         let lane = Lane::new(TIMEOUT);
         let mapper = Arc::new(Mapper::new(512 << 10, 1));
         let metrics = Metrics::register(&Registry::new()).expect("a fresh registry");
@@ -579,7 +592,7 @@ impl Rig {
             metrics: Arc::clone(&metrics),
             stop: stop.clone(),
         };
-        let link = Arc::new(Link::new(volume_id(id), SESSION, Arc::new(volume.clone())));
+        let link = Arc::new(Link::new(volume_id(id), SESSION, transport));
         let owner = Owner::new(lane.clone(), source(), Arc::clone(&link), around);
         let task = tokio::spawn(owner.run());
         let admission = directory.table.budgets.bytes.clone();

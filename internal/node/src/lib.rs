@@ -31,7 +31,10 @@ pub use config::{
     ConfigError, DumpFormat, Entry, Help, Layers, Origin, ParsedFlags, dump, parse_flags,
 };
 pub use helper::{Budget, Helper, HelperError, Helpers};
-pub use http::{BindError, Drained, Listener, Peer, ServeOptions, ServerMetrics, Tls, TlsError};
+pub use http::{
+    BindError, ClientTls, Drained, Listener, Peer, ServeOptions, ServerMetrics, Socket, Tls,
+    TlsError,
+};
 pub use jobs::Jobs;
 pub use lifecycle::{Phases, Reason, Shutdown, wait_for_signal};
 pub use reconcile::{

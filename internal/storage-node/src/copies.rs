@@ -57,7 +57,8 @@ fn place(dir: &Path) -> Option<(u64, u64)> {
     Some((metadata.dev(), metadata.ino()))
 }
 
-fn identity(dir: &Path) -> Option<VolumeId> {
+/// The identity in a directory, if it can be read. Blocks.
+pub(crate) fn identity(dir: &Path) -> Option<VolumeId> {
     let text = std::fs::read_to_string(dir.join(IDENTITY)).ok()?;
     text.trim().parse().ok()
 }

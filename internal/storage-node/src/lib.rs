@@ -18,5 +18,5 @@ pub mod reader;
 pub mod writer;
 
 pub use discover::{DiscoverError, VolumeDir};
-pub use reader::{Reader, ReaderDeps, ReaderError, ReaderOptions};
+pub use reader::{FoundVolumes, Reader, ReaderDeps, ReaderError, ReaderOptions};
 pub use writer::{OpenVolumes, Writer, WriterDeps, WriterError, WriterOptions};

@@ -89,6 +89,9 @@ async fn whoever_opens_a_copy_shuts_the_first_writer_out_and_nothing_is_imported
     let idle = Load::start(&at_first, &source, after.next());
     let begun = Instant::now();
     let setup = site.node("b", &other).words(&NODE);
+    // The first process does not reach the volume in the second one: what it acknowledges is in its own directory.
+    let nowhere = "127.0.0.1:9";
+    let setup = setup.env("STORAGE_LEVEL_LOCAL_WRITER_NETWORK_ADVERTISE", nowhere);
     let mut second = Service::start(setup).await.expect("it opens the copy");
     first
         .until_said(CLOSED)

@@ -13,13 +13,16 @@ use stream_node::{Listener, OnError, Readiness, ReadyFlag, ReconcilerMetrics, Sh
 use stream_state::{Lease, Mirror, NodeRegistration, Store};
 use stream_storage::local;
 use stream_storage::staging::Staging;
+use stream_storage::wire::Transport;
 use stream_storage::wire::direct::Direct;
 use stream_storage_coordinator::{CleanupOptions, Coordinator, CoordinatorOptions, RejectsKept};
+use stream_storage_node::reader::SliceFiles;
 use stream_storage_node::{
-    OpenVolumes, Reader, ReaderDeps, ReaderOptions, Writer, WriterDeps, WriterOptions,
+    FoundVolumes, Reader, ReaderDeps, ReaderOptions, Writer, WriterDeps, WriterOptions,
 };
 use stream_target::Targets;
 
+use super::neighbours;
 use crate::banner::Addresses;
 use crate::component::Component;
 use crate::config::Config;
@@ -49,9 +52,9 @@ pub struct Common {
     mirror: Mirror,
     pub lease: Lease,
     pub clock: Arc<dyn Clock>,
-    registry: prometheus::Registry,
+    pub registry: prometheus::Registry,
     reconcilers: ReconcilerMetrics,
-    shutdown: Shutdown,
+    pub shutdown: Shutdown,
     node: NodeId,
 }
 
@@ -92,18 +95,27 @@ impl Common {
     /// Announces the components of this process.
     pub async fn register(
         &self,
+        config: &Config,
         components: &BTreeSet<Component>,
         addresses: &Addresses,
     ) -> anyhow::Result<()> {
+        neighbours::check(config, components, &self.store).await?;
         let listeners = [
             ("api", addresses.api),
             ("source", addresses.source),
             ("admin", addresses.admin),
         ];
-        let shown: BTreeMap<String, String> = listeners
+        let mut shown: BTreeMap<String, String> = listeners
             .into_iter()
             .filter_map(|(name, address)| Some((name.to_owned(), address?.to_string())))
             .collect();
+        shown.insert(neighbours::HOST.to_owned(), config.hostname.clone());
+        if let Some(writer) = &addresses.writer {
+            shown.insert(
+                stream_http_source::WRITER_LISTENER.to_owned(),
+                writer.clone(),
+            );
+        }
         for component in components {
             let registration = NodeRegistration {
                 version: crate::VERSION.to_owned(),
@@ -199,17 +211,27 @@ impl Common {
         Ok(Writer::start(options, deps).await?)
     }
 
+    /// The volumes of this machine that another process has open, and the task that finds them.
+    pub fn found_volumes(&self, config: &Config) -> anyhow::Result<(Arc<dyn SliceFiles>, Tasks)> {
+        let path = config.storage.volumes_path.clone();
+        let found = FoundVolumes::new(path.context("storage.volumesPath has no value")?);
+        let tasks = Tasks::new("storage-reader volumes", &self.shutdown);
+        let following = found.clone().follow(tasks.token());
+        tasks.spawn("volumes", OnError::StopProcess, following);
+        Ok((Arc::new(found), tasks))
+    }
+
     pub fn reader(
         &self,
         ready: ReadyFlag,
-        volumes: OpenVolumes,
+        volumes: Arc<dyn SliceFiles>,
         staging: Staging,
     ) -> anyhow::Result<Reader> {
         let deps = ReaderDeps {
             store: self.store.clone(),
             mirror: self.mirror.clone(),
             staging,
-            files: Arc::new(volumes),
+            files: volumes,
             clock: Arc::clone(&self.clock),
             registry: self.registry.clone(),
             reconcilers: self.reconcilers.clone(),
@@ -265,11 +287,11 @@ impl Common {
         ready: ReadyFlag,
         config: &Config,
         listener: Listener,
-        direct: Direct,
+        transport: Arc<dyn Transport>,
     ) -> anyhow::Result<HttpSource> {
         let deps = stream_http_source::Deps {
             mirror: self.mirror.clone(),
-            transport: Arc::new(direct),
+            transport,
             clock: Arc::clone(&self.clock),
             helpers: crate::evaluator::helpers(config.source.http.jsonnet.memory),
             registry: self.registry.clone(),

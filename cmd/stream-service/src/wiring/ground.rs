@@ -16,12 +16,14 @@ use stream_target::sqlite::SqliteTarget;
 use super::embedded;
 use crate::component::Component;
 use crate::config::Config;
+use crate::network;
 
 /// The open ports: all of them before any work begins, so that a taken one is known at once.
 pub struct Ports {
     pub admin: Listener,
     pub api: Option<Listener>,
     pub source: Option<Listener>,
+    pub writer: Option<Listener>,
 }
 
 /// Connects to the state: the embedded store of this process, or a real etcd.
@@ -80,7 +82,8 @@ fn create_data_dir(path: &Path) -> anyhow::Result<()> {
             path.display()
         )
     })?;
-    let probe = path.join(".write-probe");
+    // Processes that share the directory may start at the same moment.
+    let probe = path.join(format!(".write-probe-{}", std::process::id()));
     durable::replace(&probe, b"")
         .and_then(|()| durable::remove(&probe))
         .map_err(|error| {
@@ -109,7 +112,20 @@ pub async fn bind(config: &Config, components: &BTreeSet<Component>) -> anyhow::
         }
         false => None,
     };
-    Ok(Ports { admin, api, source })
+    // Nobody but this process finds the volumes of an installation that keeps its state itself.
+    let writer = match components.contains(&Component::StorageWriter) && !config.is_standalone() {
+        true => {
+            let listen = config.storage.level.local.writer.network.listen;
+            Some(Listener::bind(listen, "the storage writer", network::LISTEN).await?)
+        }
+        false => None,
+    };
+    Ok(Ports {
+        admin,
+        api,
+        source,
+        writer,
+    })
 }
 
 pub fn open_staging(config: &Config) -> anyhow::Result<Staging> {

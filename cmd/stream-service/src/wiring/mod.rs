@@ -1,19 +1,23 @@
 //! Puts the chosen components together, in the order in which they depend on each other, and takes them apart in reverse.
 //!
 //! Start: data directory and state → ports → mirror → writer → coordinator → reader → API → HTTP source.
-//! Stop: HTTP source (finish what was accepted) → API → coordinator → reader → writer (commit, keep slices open) → lease and
-//! mirror → state → admin port. Every phase has a deadline; one that is over it is logged and the next one runs.
+//! Stop: HTTP source (finish what was accepted) → API → coordinator → reader → writer (commit, keep slices open; its streams
+//! last) → lease and mirror → state → admin port. Every phase has a deadline; one that is over it is logged and the next one
+//! runs.
 //!
 //! Stores, clocks and registries are made here and handed down; nothing below this file reads the environment.
 
 mod common;
 mod embedded;
 mod ground;
+mod neighbours;
+mod network;
 
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -26,6 +30,7 @@ use stream_storage_coordinator::Coordinator;
 use stream_storage_node::{Reader, Writer};
 
 use self::common::{Common, ReadyFlags};
+use self::network::Wires;
 use crate::banner::{self, Addresses};
 use crate::component::Component;
 use crate::config::Config;
@@ -42,6 +47,7 @@ mod deadline {
     pub const COORDINATOR: Duration = Duration::from_secs(30);
     pub const READER: Duration = Duration::from_secs(30);
     pub const WRITER: Duration = Duration::from_secs(30);
+    pub const NETWORK: Duration = Duration::from_secs(10);
     pub const STATE: Duration = Duration::from_secs(10);
     pub const ADMIN: Duration = Duration::from_secs(2);
 }
@@ -107,6 +113,8 @@ struct Running {
     reader: Option<Reader>,
     api: Option<stream_api::Api>,
     source: Option<HttpSource>,
+    found: Option<Tasks>,
+    wires: Wires,
 }
 
 impl Running {
@@ -121,6 +129,8 @@ impl Running {
             reader,
             api,
             source,
+            found,
+            mut wires,
         } = self;
         let mut phases = Phases::new();
         let mut add = |name, deadline: Duration, stop: Option<Stop>| {
@@ -132,6 +142,12 @@ impl Running {
             "http source",
             deadline::HTTP_SOURCE,
             source.map(|it| boxed(it.stop(deadline::HTTP_SOURCE))),
+        );
+        let client = wires.take_client();
+        add(
+            "http source network",
+            deadline::STATE,
+            client.map(|it| boxed(async move { it.stop(deadline::STATE).await })),
         );
         add(
             "api",
@@ -149,9 +165,19 @@ impl Running {
             reader.map(|it| boxed(it.stop(deadline::READER))),
         );
         add(
+            "storage reader volumes",
+            deadline::STATE,
+            found.map(|it| boxed(async move { it.stop(deadline::STATE).await })),
+        );
+        add(
             "storage writer",
             deadline::WRITER,
             writer.map(|it| boxed(it.stop(deadline::WRITER))),
+        );
+        add(
+            "storage writer network",
+            deadline::NETWORK,
+            Some(boxed(wires.stop(deadline::NETWORK))),
         );
         add("lease", deadline::STATE, Some(boxed(give_back(lease))));
         add(
@@ -203,6 +229,10 @@ async fn start(
         admin: Some(ports.admin.local_addr()),
         api: ports.api.as_ref().map(Listener::local_addr),
         source: ports.source.as_ref().map(Listener::local_addr),
+        writer: ports.writer.as_ref().map(|writer| {
+            let settings = &config.storage.level.local.writer.network;
+            settings.advertised(writer.local_addr(), &config.hostname)
+        }),
         state: state_address,
     };
     let readiness = Readiness::new();
@@ -214,8 +244,12 @@ async fn start(
         Ok(())
     });
     let (common, state) = Common::open(config, client, &registry, shutdown).await?;
-    common.register(components, &addresses).await?;
-    let listeners = (ports.api, ports.source);
+    common.register(config, components, &addresses).await?;
+    let listeners = Listeners {
+        api: ports.api,
+        source: ports.source,
+        writer: ports.writer,
+    };
     let started = start_components(&common, config, components, listeners, flags).await?;
     let shown_token = started
         .admin_token
@@ -231,6 +265,8 @@ async fn start(
         reader,
         api,
         source,
+        found,
+        wires,
         ..
     } = started;
     let lease = common.lease;
@@ -244,6 +280,8 @@ async fn start(
         reader,
         api,
         source,
+        found,
+        wires,
     };
     Ok((running, text))
 }
@@ -255,25 +293,39 @@ struct Started {
     reader: Option<Reader>,
     api: Option<stream_api::Api>,
     source: Option<HttpSource>,
+    /// What finds the volumes that the reader reads, when no writer of this process tells it.
+    found: Option<Tasks>,
+    wires: Wires,
     /// The file of the admin token, and the token if it was made just now.
     admin_token: Option<(PathBuf, Option<Secret<String>>)>,
+}
+
+/// The open ports of components.
+struct Listeners {
+    api: Option<Listener>,
+    source: Option<Listener>,
+    writer: Option<Listener>,
 }
 
 async fn start_components(
     common: &Common,
     config: &Config,
     components: &BTreeSet<Component>,
-    (api_port, source_port): (Option<Listener>, Option<Listener>),
+    listeners: Listeners,
     mut flags: ReadyFlags,
 ) -> anyhow::Result<Started> {
     let staging = ground::open_staging(config)?;
     let targets = ground::open_targets(config, &common.clock, components).await?;
-    let direct = Direct::new();
+    let (direct, mut wires) = (Direct::new(), Wires::default());
     let has = |component| components.contains(&component);
     // Before the coordinator, which otherwise would find no live volume at first.
     let mut writer = None;
     if has(Component::StorageWriter) {
         let ready = flags.take(Component::StorageWriter);
+        if let Some(listener) = listeners.writer {
+            let (direct, shutdown) = (direct.clone(), &common.shutdown);
+            wires.serve(config, listener, direct, &common.registry, shutdown)?;
+        }
         writer = Some(common.writer(ready, config, direct.clone()).await?);
     }
     let mut coordinator = None;
@@ -282,21 +334,32 @@ async fn start_components(
         let (staging, targets) = (staging.clone(), targets.clone());
         coordinator = Some(common.coordinator(ready, config, staging, targets).await?);
     }
-    let mut reader = None;
-    if let (Some(writer), true) = (&writer, has(Component::StorageReader)) {
+    let (mut reader, mut found) = (None, None);
+    if has(Component::StorageReader) {
         let ready = flags.take(Component::StorageReader);
-        reader = Some(common.reader(ready, writer.volumes(), staging)?);
+        let volumes = match &writer {
+            Some(writer) => Arc::new(writer.volumes()),
+            None => {
+                let (volumes, finding) = common.found_volumes(config)?;
+                found = Some(finding);
+                volumes
+            }
+        };
+        reader = Some(common.reader(ready, volumes, staging)?);
     }
     let (mut admin_token, mut api) = (None, None);
-    if let Some(listener) = api_port {
+    if let Some(listener) = listeners.api {
         admin_token = Some(common.admin_token(config).await?);
         let ready = flags.take(Component::Api);
         api = Some(common.api(ready, config, listener, targets).await?);
     }
     let mut source = None;
-    if let Some(listener) = source_port {
+    if let Some(listener) = listeners.source {
         let ready = flags.take(Component::HttpSource);
-        source = Some(common.source(ready, config, listener, direct).await?);
+        let (store, registry) = (&common.store, &common.registry);
+        let reaching = wires.reach(config, direct, store, registry, &common.shutdown);
+        let transport = reaching.await?;
+        source = Some(common.source(ready, config, listener, transport).await?);
     }
     Ok(Started {
         coordinator,
@@ -304,6 +367,8 @@ async fn start_components(
         reader,
         api,
         source,
+        found,
+        wires,
         admin_token,
     })
 }

@@ -1,4 +1,5 @@
-//! Random faults against the model volume. Whatever happens, what the requests were told must be true.
+//! Random faults against the model volume, by direct call and through a network that is cut and stalled as well. Whatever
+//! happens, what the requests were told must be true.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,7 +11,8 @@ use stream_storage::wire::RefusalReason;
 use super::*;
 use crate::completion::Failure;
 use crate::route::{Fate, PlannedSink};
-use crate::testing::{Act, Rig, path_sink};
+use crate::testing::wires::Wires;
+use crate::testing::{Act, ModelDirectory, ModelVolume, Rig, path_sink};
 
 const SINKS: [&str; 3] = ["a", "b", "c"];
 const RECORDS: u32 = 400;
@@ -104,6 +106,42 @@ async fn rotate(rig: &Rig, rotation: &mut Rotation, rng: &mut StdRng) {
     }
 }
 
+/// How the lane reaches the volume.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Direct,
+    Network,
+}
+
+fn rig(way: Way, seed: u64) -> (Rig, Option<Wires>) {
+    if way == Way::Direct {
+        return (Rig::new(), None);
+    }
+    let volume = ModelVolume::new(1);
+    let (wires, transport) = Wires::lay(volume.clone(), seed);
+    let rig = Rig::over(transport, volume, ModelDirectory::new(), 1);
+    (rig, Some(wires))
+}
+
+/// Cuts or stalls the network.
+async fn disturb_network(wires: &Wires, rng: &mut StdRng) {
+    if rng.random_bool(0.6) {
+        wires.cut();
+        return;
+    }
+    wires.stall(true);
+    let millis = match rng.random_bool(0.1) {
+        // Longer than anything that is alive stays silent.
+        true => 12_000,
+        false => rng.random_range(1..400),
+    };
+    tokio::time::sleep(Duration::from_millis(millis)).await;
+    if rng.random_bool(0.3) {
+        wires.cut();
+    }
+    wires.stall(false);
+}
+
 async fn disturb(rig: &Rig, rotation: &mut Rotation, rng: &mut StdRng) {
     match rng.random_range(0..10) {
         0..=3 => rotate(rig, rotation, rng).await,
@@ -145,9 +183,9 @@ struct Told {
     refusing: BTreeSet<usize>,
 }
 
-async fn run(seed: u64) -> (Rig, Rotation, Vec<Told>) {
+async fn run(way: Way, seed: u64) -> (Rig, Rotation, Vec<Told>) {
     let mut rng = StdRng::seed_from_u64(seed);
-    let rig = Rig::new();
+    let (rig, wires) = rig(way, seed);
     let mut rotation = Rotation::new();
     rotation
         .current
@@ -171,6 +209,9 @@ async fn run(seed: u64) -> (Rig, Rotation, Vec<Told>) {
         tickets.push((id, rig.append(&body)));
         if rng.random_bool(0.3) {
             disturb(&rig, &mut rotation, &mut rng).await;
+        }
+        if let Some(wires) = wires.as_ref().filter(|_| rng.random_bool(0.15)) {
+            disturb_network(wires, &mut rng).await;
         }
         if rng.random_bool(0.5) {
             tokio::time::sleep(Duration::from_millis(rng.random_range(0..5))).await;
@@ -219,8 +260,8 @@ fn count_rows(rig: &Rig, rotation: &Rotation) -> BTreeMap<(u32, usize), usize> {
     counts
 }
 
-async fn check(seed: u64) -> BTreeMap<&'static str, usize> {
-    let (rig, rotation, told) = run(seed).await;
+async fn check(way: Way, seed: u64) -> BTreeMap<&'static str, usize> {
+    let (rig, rotation, told) = run(way, seed).await;
     let counts = count_rows(&rig, &rotation);
     let mut seen = BTreeMap::new();
     for Told {
@@ -275,12 +316,21 @@ async fn check(seed: u64) -> BTreeMap<&'static str, usize> {
 
 #[tokio::test(start_paused = true)]
 async fn what_requests_were_told_is_true_whatever_goes_wrong() {
+    check_seeds(Way::Direct).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_is_as_true_through_a_network_that_is_cut_and_stalled() {
+    check_seeds(Way::Network).await;
+}
+
+async fn check_seeds(way: Way) {
     let seeds = std::env::var("STREAM_TEST_SEEDS")
         .ok()
         .and_then(|seeds| seeds.parse().ok());
     let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
     for seed in 0..seeds.unwrap_or(24) {
-        for (kind, count) in check(seed).await {
+        for (kind, count) in check(way, seed).await {
             *seen.entry(kind).or_default() += count;
         }
     }

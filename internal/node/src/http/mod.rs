@@ -9,7 +9,9 @@
 //! HTTP/1.1, which RFC 9113 has removed.
 
 mod connection;
+mod dial;
 mod pulse;
+mod sockets;
 mod tls;
 mod transport;
 
@@ -29,7 +31,9 @@ use tracing::{info, warn};
 
 use crate::config::{ENV_PREFIX, env_name};
 use crate::tasks::TaskError;
+pub use dial::ClientTls;
 pub use tls::{Tls, TlsError};
+pub use transport::Socket;
 
 /// Connections the kernel may hold for us before we accept them. It takes less if its own limit is
 /// lower.

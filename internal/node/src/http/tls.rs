@@ -16,7 +16,8 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use tokio_rustls::rustls::{self, ServerConfig};
+use tokio_rustls::rustls::server::WebPkiClientVerifier;
+use tokio_rustls::rustls::{self, RootCertStore, ServerConfig};
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -64,6 +65,14 @@ pub enum TlsError {
         /// What the library says.
         reason: String,
     },
+    /// The file of the authorities is of no use.
+    #[error("{} does not hold certificates of authorities in PEM: {reason}", path.display())]
+    Authorities {
+        /// The file.
+        path: PathBuf,
+        /// What the library says.
+        reason: String,
+    },
 }
 
 /// Certificate and key of a listener. Clones share them.
@@ -73,6 +82,8 @@ pub struct Tls(Arc<Shared>);
 struct Shared {
     certificate: PathBuf,
     key: PathBuf,
+    /// Whoever has a certificate of one of these may connect; without the file, everybody.
+    authorities: Option<PathBuf>,
     current: RwLock<Current>,
 }
 
@@ -86,6 +97,7 @@ struct Current {
 struct Content {
     certificate: Vec<u8>,
     key: Vec<u8>,
+    authorities: Option<Vec<u8>>,
 }
 
 impl fmt::Debug for Tls {
@@ -102,11 +114,24 @@ impl Tls {
     /// # Errors
     /// A sentence that names the file at fault.
     pub fn load(certificate: &Path, key: &Path) -> Result<Self, TlsError> {
-        let read = Content::read(certificate, key)?;
-        let config = read.config(certificate, key)?;
+        Self::load_demanding(certificate, key, None)
+    }
+
+    /// The same, and clients must show a certificate of one of these authorities, if any are given.
+    ///
+    /// # Errors
+    /// A sentence that names the file at fault.
+    pub fn load_demanding(
+        certificate: &Path,
+        key: &Path,
+        authorities: Option<&Path>,
+    ) -> Result<Self, TlsError> {
+        let read = Content::read(certificate, key, authorities)?;
+        let config = read.config(certificate, key, authorities)?;
         Ok(Self(Arc::new(Shared {
             certificate: certificate.to_owned(),
             key: key.to_owned(),
+            authorities: authorities.map(Path::to_owned),
             current: RwLock::new(Current { config, read }),
         })))
     }
@@ -152,13 +177,15 @@ impl Tls {
         let Shared {
             certificate,
             key,
+            authorities,
             current,
         } = &*self.0;
-        let read = Content::read(certificate, key)?;
+        let authorities = authorities.as_deref();
+        let read = Content::read(certificate, key, authorities)?;
         if current.read().read == read {
             return Ok(Reloaded::Same);
         }
-        let config = read.config(certificate, key)?;
+        let config = read.config(certificate, key, authorities)?;
         *current.write() = Current { config, read };
         Ok(Reloaded::Changed)
     }
@@ -176,42 +203,82 @@ pub(super) enum Reloaded {
 }
 
 impl Content {
-    fn read(certificate: &Path, key: &Path) -> Result<Self, TlsError> {
-        let read = |path: &Path| {
-            std::fs::read(path).map_err(|source| TlsError::File {
-                path: path.to_owned(),
-                source,
-            })
-        };
+    fn read(certificate: &Path, key: &Path, authorities: Option<&Path>) -> Result<Self, TlsError> {
         Ok(Self {
             certificate: read(certificate)?,
             key: read(key)?,
+            authorities: authorities.map(read).transpose()?,
         })
     }
 
-    fn config(&self, certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>, TlsError> {
-        let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&self.certificate).collect();
-        let chain = chain.ok().filter(|chain| !chain.is_empty());
-        let chain = chain.ok_or_else(|| TlsError::NoCertificate {
-            path: certificate.to_owned(),
-        })?;
-        // The reason may quote the file.
-        let own_key = PrivateKeyDer::from_pem_slice(&self.key).map_err(|_| TlsError::NoKey {
-            path: key.to_owned(),
-        })?;
+    fn config(
+        &self,
+        certificate: &Path,
+        key: &Path,
+        authorities: Option<&Path>,
+    ) -> Result<Arc<ServerConfig>, TlsError> {
+        let chain = chain(certificate, &self.certificate)?;
+        let own_key = private_key(key, &self.key)?;
         let mismatch = |error: rustls::Error| TlsError::Mismatch {
             certificate: certificate.to_owned(),
             key: key.to_owned(),
             reason: error.to_string(),
         };
         let provider = Arc::new(ring::default_provider());
-        let mut config = ServerConfig::builder_with_provider(provider)
+        let config = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
-            .map_err(mismatch)?
-            .with_no_client_auth()
-            .with_single_cert(chain, own_key)
             .map_err(mismatch)?;
+        let config = match authorities.zip(self.authorities.as_deref()) {
+            None => config.with_no_client_auth(),
+            Some((path, pem)) => {
+                let roots = Arc::new(roots(path, pem)?);
+                let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider);
+                let verifier = verifier.build().map_err(|error| TlsError::Authorities {
+                    path: path.to_owned(),
+                    reason: error.to_string(),
+                })?;
+                config.with_client_cert_verifier(verifier)
+            }
+        };
+        let mut config = config.with_single_cert(chain, own_key).map_err(mismatch)?;
         config.alpn_protocols = PROTOCOLS.map(Vec::from).into();
         Ok(Arc::new(config))
     }
+}
+
+pub(super) fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
+    std::fs::read(path).map_err(|source| TlsError::File {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// The certificates in the content of a file.
+pub(super) fn chain(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    let chain = chain.ok().filter(|chain| !chain.is_empty());
+    chain.ok_or_else(|| TlsError::NoCertificate {
+        path: path.to_owned(),
+    })
+}
+
+/// The private key in the content of a file. The reason of the library may quote the file, so it is not told.
+pub(super) fn private_key(path: &Path, pem: &[u8]) -> Result<PrivateKeyDer<'static>, TlsError> {
+    PrivateKeyDer::from_pem_slice(pem).map_err(|_| TlsError::NoKey {
+        path: path.to_owned(),
+    })
+}
+
+/// The authorities in the content of a file.
+pub(super) fn roots(path: &Path, pem: &[u8]) -> Result<RootCertStore, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for authority in chain(path, pem)? {
+        roots
+            .add(authority)
+            .map_err(|error| TlsError::Authorities {
+                path: path.to_owned(),
+                reason: error.to_string(),
+            })?;
+    }
+    Ok(roots)
 }

@@ -22,8 +22,12 @@ pub(super) enum Version {
     Http2,
 }
 
-enum Socket {
+/// The socket of a client.
+#[derive(Debug)]
+pub enum Socket {
+    /// As it is.
     Plain(TcpStream),
+    /// Encrypted.
     Tls(Box<TlsStream<TcpStream>>),
 }
 
@@ -180,6 +184,23 @@ impl AsyncWrite for Socket {
         match &mut *self {
             Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Plain(stream) => stream.is_write_vectored(),
+            Self::Tls(stream) => stream.is_write_vectored(),
+        }
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match &mut *self {
+            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
         }
     }
 }

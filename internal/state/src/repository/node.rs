@@ -18,7 +18,7 @@ pub struct NodeRegistration {
     pub version: String,
     /// When the process started.
     pub started_at: Timestamp,
-    /// Where it listens, by the name of the listener.
+    /// Where it can be reached, by the name of the listener; and under `host` the name of its machine.
     pub addresses: BTreeMap<String, String>,
 }
 

@@ -7,6 +7,7 @@
 //! rows. Recording the upload compares the number of that opening, so a slice that is rebuilt at the same time is never
 //! recorded with an object of other bytes.
 
+mod found;
 mod metrics;
 mod pending;
 mod upload;
@@ -24,6 +25,7 @@ use stream_state::{Mirror, Store};
 use stream_storage::staging::Staging;
 use tracing::info;
 
+pub use found::FoundVolumes;
 use metrics::Metrics;
 use pending::Pending;
 use upload::Uploader;

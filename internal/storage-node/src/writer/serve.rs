@@ -104,7 +104,7 @@ async fn announce(
     // Before it is reachable: the first batches should not meet closed slices.
     keeper.open_slices();
     shared.volumes.add(volume.clone());
-    shared.direct.add(volume.clone());
+    shared.direct.add_incarnation(volume.clone(), incarnation);
     let registration = Registration {
         node: shared.node.clone(),
         kind: dir.kind.clone(),

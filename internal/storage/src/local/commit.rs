@@ -26,7 +26,8 @@ use crate::wire::{
 };
 
 /// Entries are refused beyond this, so that lengths fit the format.
-const MAX_BATCH_BYTES: usize = 256 << 20;
+/// The most bytes of frames in a batch.
+pub const MAX_BATCH_BYTES: usize = 256 << 20;
 const MAX_PARTS: usize = 1000;
 
 /// The commit thread of one volume.

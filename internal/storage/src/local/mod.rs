@@ -69,8 +69,9 @@ mod tests;
 mod volume;
 mod worker;
 
+pub use commit::MAX_BATCH_BYTES;
 pub use metrics::Metrics;
-pub use recovery::{Damage, Recovery};
+pub use recovery::{Damage, Recovery, slice_file_path};
 pub use volume::{
     Content, CrossedSlice, Health, OpenError, Options, SliceSpec, SliceStatus, Stage, Status,
     Volume, VolumeConnection,

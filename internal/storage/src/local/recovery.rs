@@ -29,6 +29,7 @@ use stream_model::{SliceId, Timestamp, VolumeId};
 
 use self::holes::Tail;
 pub use self::report::{Damage, Recovery};
+pub use self::slice_files::slice_file_path;
 pub(super) use self::slice_files::slice_path;
 use super::ballast::Ballast;
 use super::checkpoint::{self, Checkpoint};

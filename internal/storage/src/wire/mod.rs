@@ -31,10 +31,13 @@
 //!
 //! # Transports
 //!
-//! [`Transport`] and [`Connection`] hide whether the volume is in this process ([`direct`]) or behind the network.
+//! [`Transport`] and [`Connection`] hide whether the volume is in this process ([`direct`]) or behind the network
+//! ([`network`]); [`anywhere`] takes the shorter way.
 
+pub mod anywhere;
 pub mod direct;
 pub mod key;
+pub mod network;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -240,6 +243,29 @@ pub enum ConnectError {
         volume: VolumeId,
         /// Why.
         reason: String,
+    },
+    /// The writer that should serve the volume does not answer.
+    #[error("volume {volume} cannot be reached at {address}: {reason}")]
+    Unreachable {
+        /// The volume.
+        volume: VolumeId,
+        /// Where its writer is said to be.
+        address: String,
+        /// What happened.
+        reason: String,
+    },
+    /// The writer speaks other versions of the protocol.
+    #[error(
+        "the writer of volume {volume} speaks versions {oldest} to {newest} of the append protocol, this process does not; \
+         upgrade the older of the two"
+    )]
+    Version {
+        /// The volume.
+        volume: VolumeId,
+        /// The oldest version that the writer speaks.
+        oldest: u16,
+        /// The newest.
+        newest: u16,
     },
 }
 

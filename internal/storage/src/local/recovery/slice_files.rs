@@ -16,6 +16,13 @@ pub(in super::super) fn slice_path(dir: &Path, slice: SliceId) -> PathBuf {
     dir.join(format!("{slice}.slice"))
 }
 
+/// The file of a slice of the volume in this directory. It is complete once the slice is sealed and the volume's newest opening
+/// has recovered.
+#[must_use]
+pub fn slice_file_path(volume_dir: &Path, slice: SliceId) -> PathBuf {
+    slice_path(&volume_dir.join("slices"), slice)
+}
+
 fn slice_of(path: &Path) -> Option<SliceId> {
     if path.extension()? != "slice" {
         return None;
