@@ -342,6 +342,18 @@ fn late() -> Vec<Row> {
 /// What ends the connection, or is said by hyper: tested where whole connections are, with the real process.
 const ON_THE_WIRE: [(u16, &str); 3] = [(429, "–"), (431, "–"), (499, "eof")];
 
+/// What needs rates, keys or an interpreter: tested where they are (`overload`, `keys`, `templates`).
+const BY_FEATURE: [(u16, &str); 8] = [
+    (429, "rateLimited"),
+    (422, "idempotencyKeyReused"),
+    (503, "idempotencyKeyUnavailable"),
+    (503, "idempotencyKeyInUse"),
+    (422, "templateTimeLimit"),
+    (422, "templateMemoryLimit"),
+    (503, "templatesOverloaded"),
+    (503, "templatesSuspended"),
+];
+
 async fn world(given: Given) -> Server {
     let sinks = match given {
         Given::Strict => vec![path_sink("b", 1, "x")],
@@ -518,8 +530,9 @@ fn the_documentation_has_the_same_answers() {
     let tested = rows
         .iter()
         .map(|row| (row.status, row.name.unwrap_or("–").to_owned()));
-    let on_the_wire = ON_THE_WIRE.map(|(status, name)| (status, name.to_owned()));
-    let tested: BTreeSet<_> = tested.chain(on_the_wire).collect();
+    let elsewhere = ON_THE_WIRE.into_iter().chain(BY_FEATURE);
+    let elsewhere = elsewhere.map(|(status, name)| (status, name.to_owned()));
+    let tested: BTreeSet<_> = tested.chain(elsewhere).collect();
     assert_eq!(tested, documented());
     // Which of them are worth another try is in the table too.
     let text = include_str!("../../../../docs/api.md");

@@ -92,7 +92,7 @@ impl From<bytes::TryGetError> for Garbled {
 
 /// Length of the message for a batch.
 pub(super) fn append_len(batch: &Batch) -> usize {
-    let frames: usize = batch.bytes();
+    let frames: usize = batch.parts.iter().map(|part| part.frame.len()).sum();
     batch
         .parts
         .len()
