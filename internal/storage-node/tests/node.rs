@@ -16,7 +16,7 @@ use stream_encoding::{Encoder, RowReader, RowValues};
 use stream_model::definition::{Sink, Source};
 use stream_model::level::Defaults;
 use stream_model::opening::{self, Opening};
-use stream_model::slice::{Closing, Slice, State};
+use stream_model::slice::{Closing, Slice};
 use stream_model::time::SystemClock;
 use stream_model::trigger::Reason;
 use stream_model::{Clock, NodeId, SessionId, SliceId, VolumeId};
@@ -498,16 +498,8 @@ async fn a_writer_that_was_superseded_gives_the_volume_up() {
     assert_eq!(answer, Err(Unknown), "nothing is promised any more");
     machine.rotate(slice.id).await;
     assert!(!machine.readiness.is_ready());
-    let state = machine.mirror.read(|topology| {
-        topology
-            .slice(slice.id)
-            .map(|slice| matches!(slice.value.state, State::Closing(_)))
-    });
-    assert_eq!(
-        state,
-        Some(true),
-        "nothing was sealed under the old incarnation"
-    );
+    // And stays so: nothing is sealed under the old incarnation.
+    machine.wait_for_state(slice.id, "closing").await;
     running.stop().await;
     let registered = machine.store.volumes().await.expect("readable");
     assert_eq!(
