@@ -29,6 +29,7 @@ mod handler;
 mod input;
 mod lifecycle;
 mod metrics;
+mod operation;
 mod orphan;
 mod request;
 mod response;

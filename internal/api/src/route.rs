@@ -1,205 +1,75 @@
-//! Which path leads where.
-
-use std::sync::Arc;
+//! Which path leads where: the operations of the table by their paths.
 
 use hyper::Method;
 use hyper::header::HeaderValue;
 use matchit::Router;
 
-use crate::context::Context;
 use crate::error::{ApiError, Code};
-use crate::handler::{
-    aggregation, lifecycle, service, settings, sink, source, statistics, status, task, update,
-    versions,
-};
-use crate::lifecycle::Turn;
-use crate::request::{Call, Path};
-use crate::response::Answer;
+use crate::operation::{self, Operation};
+use crate::request::Path;
 
-/// A path of the API.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Route {
-    Root,
-    Index,
-    HealthCheck,
-    Sources,
-    Source,
-    SourceSettings,
-    Sinks,
-    Sink,
-    SinkSettings,
-    SinkStatistics,
-    SinkRejected,
-    Task,
-    DeletedSources,
-    SourceDisable,
-    SourceEnable,
-    SourceUndelete,
-    SourceSecret,
-    SourceVersions,
-    SourceVersion,
-    SourceRollback,
-    DeletedSinks,
-    SinkDisable,
-    SinkEnable,
-    SinkUndelete,
-    SinkVersions,
-    SinkVersion,
-    SinkRollback,
-    Status,
-    Diagnosis,
-    SinkFiles,
-    Aggregation,
+/// A path of the API with its operations.
+pub(crate) struct Endpoint {
+    operations: Vec<Operation>,
+    /// Its methods, as in an `Allow` header.
+    pub(crate) allow: HeaderValue,
 }
 
-const ROUTES: &[Route] = &[
-    Route::Root,
-    Route::Index,
-    Route::HealthCheck,
-    Route::Sources,
-    Route::Source,
-    Route::SourceSettings,
-    Route::Sinks,
-    Route::Sink,
-    Route::SinkSettings,
-    Route::SinkStatistics,
-    Route::SinkRejected,
-    Route::Task,
-    Route::DeletedSources,
-    Route::SourceDisable,
-    Route::SourceEnable,
-    Route::SourceUndelete,
-    Route::SourceSecret,
-    Route::SourceVersions,
-    Route::SourceVersion,
-    Route::SourceRollback,
-    Route::DeletedSinks,
-    Route::SinkDisable,
-    Route::SinkEnable,
-    Route::SinkUndelete,
-    Route::SinkVersions,
-    Route::SinkVersion,
-    Route::SinkRollback,
-    Route::Status,
-    Route::Diagnosis,
-    Route::SinkFiles,
-    Route::Aggregation,
-];
-
-impl Route {
-    /// The path with the names of its variable parts. Also the label of metrics and logs, so that identifiers, which may
-    /// be anything, do not become labels.
-    pub(crate) const fn pattern(self) -> &'static str {
-        match self {
-            Self::Root => "/",
-            Self::Index => "/v1",
-            Self::HealthCheck => "/health-check",
-            Self::Sources => "/v1/branches/{branch}/sources",
-            Self::Source => "/v1/branches/{branch}/sources/{source}",
-            Self::SourceSettings => "/v1/branches/{branch}/sources/{source}/settings",
-            Self::Sinks => "/v1/branches/{branch}/sources/{source}/sinks",
-            Self::Sink => "/v1/branches/{branch}/sources/{source}/sinks/{sink}",
-            Self::SinkSettings => "/v1/branches/{branch}/sources/{source}/sinks/{sink}/settings",
-            Self::SinkStatistics => {
-                "/v1/branches/{branch}/sources/{source}/sinks/{sink}/statistics/total"
-            }
-            Self::SinkRejected => "/v1/branches/{branch}/sources/{source}/sinks/{sink}/rejected",
-            Self::Task => "/v1/tasks/{*task}",
-            Self::SinkFiles => {
-                "/v1/branches/{branch}/sources/{source}/sinks/{sink}/statistics/files"
-            }
-            Self::Aggregation => "/v1/branches/{branch}/aggregation/sources",
-            Self::Status => "/v1/status",
-            Self::Diagnosis => "/v1/diagnose",
-            Self::DeletedSources => "/v1/branches/{branch}/sources/deleted",
-            Self::SourceDisable => "/v1/branches/{branch}/sources/{source}/disable",
-            Self::SourceEnable => "/v1/branches/{branch}/sources/{source}/enable",
-            Self::SourceUndelete => "/v1/branches/{branch}/sources/{source}/undelete",
-            Self::SourceSecret => "/v1/branches/{branch}/sources/{source}/rotate-secret",
-            Self::SourceVersions => "/v1/branches/{branch}/sources/{source}/versions",
-            Self::SourceVersion => "/v1/branches/{branch}/sources/{source}/versions/{version}",
-            Self::SourceRollback => {
-                "/v1/branches/{branch}/sources/{source}/versions/{version}/rollback"
-            }
-            Self::DeletedSinks => "/v1/branches/{branch}/sources/{source}/sinks/deleted",
-            Self::SinkDisable => "/v1/branches/{branch}/sources/{source}/sinks/{sink}/disable",
-            Self::SinkEnable => "/v1/branches/{branch}/sources/{source}/sinks/{sink}/enable",
-            Self::SinkUndelete => "/v1/branches/{branch}/sources/{source}/sinks/{sink}/undelete",
-            Self::SinkVersions => "/v1/branches/{branch}/sources/{source}/sinks/{sink}/versions",
-            Self::SinkVersion => {
-                "/v1/branches/{branch}/sources/{source}/sinks/{sink}/versions/{version}"
-            }
-            Self::SinkRollback => {
-                "/v1/branches/{branch}/sources/{source}/sinks/{sink}/versions/{version}/rollback"
-            }
+impl Endpoint {
+    /// All of one path; there is at least one.
+    fn new(operations: Vec<Operation>) -> Self {
+        let methods = operations.iter().map(|operation| operation.method.as_str());
+        let methods: Vec<_> = methods.chain(["OPTIONS"]).collect();
+        let allow = HeaderValue::from_str(&methods.join(", "));
+        Self {
+            operations,
+            allow: allow.expect("names of methods are plain letters"),
         }
     }
 
-    /// The methods of the path, as in an `Allow` header.
-    pub(crate) const fn methods(self) -> HeaderValue {
-        HeaderValue::from_static(match self {
-            Self::Root
-            | Self::Index
-            | Self::HealthCheck
-            | Self::SinkStatistics
-            | Self::SinkRejected
-            | Self::Task
-            | Self::DeletedSources
-            | Self::Status
-            | Self::SinkFiles
-            | Self::Aggregation
-            | Self::Diagnosis
-            | Self::DeletedSinks
-            | Self::SourceVersions
-            | Self::SourceVersion
-            | Self::SinkVersions
-            | Self::SinkVersion => "GET, OPTIONS",
-            Self::Sources | Self::Sinks => "GET, POST, OPTIONS",
-            Self::Source | Self::Sink => "GET, PATCH, DELETE, OPTIONS",
-            Self::SourceSecret => "POST, OPTIONS",
-            Self::SourceDisable
-            | Self::SourceEnable
-            | Self::SourceUndelete
-            | Self::SourceRollback
-            | Self::SinkDisable
-            | Self::SinkEnable
-            | Self::SinkUndelete
-            | Self::SinkRollback => "PUT, OPTIONS",
-            Self::SourceSettings | Self::SinkSettings => "GET, PATCH, OPTIONS",
-        })
+    /// The path with the names of its variable parts, for metrics and logs.
+    pub(crate) fn label(&self) -> &'static str {
+        self.operations
+            .first()
+            .map_or("none", |operation| operation.path)
     }
 
-    /// Whether the path has this method.
-    pub(crate) fn allows(self, method: &Method) -> bool {
-        let methods = self.methods();
-        let methods = methods.to_str().unwrap_or_default();
-        methods
-            .split(", ")
-            .any(|allowed| allowed == method.as_str())
+    /// What the method does here.
+    pub(crate) fn operation(&self, method: &Method) -> Option<&Operation> {
+        self.operations
+            .iter()
+            .find(|operation| operation.method == *method)
     }
 
-    /// Whether anybody may ask, without a token.
-    pub(crate) const fn is_open(self) -> bool {
-        matches!(self, Self::Root | Self::Index | Self::HealthCheck)
+    /// Says which methods the path has.
+    pub(crate) fn method_not_allowed(&self, method: &Method) -> ApiError {
+        let allowed = self.allow.to_str().unwrap_or_default();
+        let message = format!("The endpoint has no method {method}; use one of {allowed}.");
+        ApiError::new(Code::MethodNotAllowed, message)
     }
 }
 
-/// All routes.
-pub(crate) struct Routes(Router<Route>);
+/// All paths.
+pub(crate) struct Routes(Router<Endpoint>);
 
 impl Routes {
     pub(crate) fn new() -> Self {
         let mut router = Router::new();
-        for route in ROUTES {
+        let mut rest = operation::all();
+        while let Some(path) = rest.first().map(|operation| operation.path) {
+            let (same, others) = rest
+                .into_iter()
+                .partition(|operation| operation.path == path);
+            rest = others;
             router
-                .insert(route.pattern(), *route)
-                .expect("the patterns above do not overlap");
+                .insert(path, Endpoint::new(same))
+                .expect("the paths of the table do not overlap");
         }
         Self(router)
     }
 
-    /// The route of a path and its variable parts. A slash at the end makes no difference.
-    pub(crate) fn find(&self, path: &str) -> Result<(Route, Path), ApiError> {
+    /// The endpoint of a path and the variable parts of the path. A slash at the end makes no difference.
+    pub(crate) fn find(&self, path: &str) -> Result<(&Endpoint, Path), ApiError> {
         let trimmed = path.trim_end_matches('/');
         let found = self
             .0
@@ -212,119 +82,81 @@ impl Routes {
                     format!("There is no endpoint {path:?}."),
                 )
             })?;
-        Ok((*found.value, Path::new(found.params.iter())))
+        Ok((found.value, Path::new(found.params.iter())))
     }
-}
-
-/// Answers a request to an open route.
-pub(crate) fn open(context: &Context, route: Route) -> Answer {
-    match route {
-        Route::Root => service::root(),
-        Route::HealthCheck => service::health(),
-        _ => service::index(context),
-    }
-}
-
-/// Answers a request whose token was checked.
-pub(crate) async fn dispatch(
-    context: &Arc<Context>,
-    route: Route,
-    method: &Method,
-    call: &Call,
-) -> Result<Answer, ApiError> {
-    match (route, method.as_str()) {
-        (Route::Sources, "GET") => source::list(context, call).await,
-        (Route::Sources, "POST") => source::create(context, call).await,
-        (Route::Source, "GET") => source::get(context, call).await,
-        (Route::Source, "DELETE") => source::delete(context, call).await,
-        (Route::SourceSettings, "GET") => settings::of_source(context, call).await,
-        (Route::SourceSettings, "PATCH") => settings::change_source(context, call).await,
-        (Route::Sinks, "GET") => sink::list(context, call).await,
-        (Route::Sinks, "POST") => sink::create(context, call).await,
-        (Route::Sink, "GET") => sink::get(context, call).await,
-        (Route::Sink, "DELETE") => sink::delete(context, call).await,
-        (Route::SinkSettings, "GET") => settings::of_sink(context, call).await,
-        (Route::SinkSettings, "PATCH") => settings::change_sink(context, call).await,
-        (Route::SinkStatistics, "GET") => statistics::total(context, call).await,
-        (Route::Source, "PATCH") => update::source(context, call).await,
-        (Route::Sink, "PATCH") => update::sink(context, call).await,
-        (Route::DeletedSources, "GET") => source::list_deleted(context, call).await,
-        (Route::DeletedSinks, "GET") => sink::list_deleted(context, call).await,
-        (Route::SourceDisable, "PUT") => lifecycle::turn_source(context, call, Turn::Off).await,
-        (Route::SourceEnable, "PUT") => lifecycle::turn_source(context, call, Turn::On).await,
-        (Route::SourceUndelete, "PUT") => lifecycle::undelete_source(context, call).await,
-        (Route::SourceSecret, "POST") => source::rotate_secret(context, call).await,
-        (Route::SourceVersions, "GET") => versions::of_source(context, call).await,
-        (Route::SourceVersion, "GET") => versions::one_of_source(context, call).await,
-        (Route::SourceRollback, "PUT") => versions::roll_source_back(context, call).await,
-        (Route::SinkDisable, "PUT") => lifecycle::turn_sink(context, call, Turn::Off).await,
-        (Route::SinkEnable, "PUT") => lifecycle::turn_sink(context, call, Turn::On).await,
-        (Route::SinkUndelete, "PUT") => lifecycle::undelete_sink(context, call).await,
-        (Route::SinkVersions, "GET") => versions::of_sink(context, call).await,
-        (Route::SinkVersion, "GET") => versions::one_of_sink(context, call).await,
-        (Route::SinkRollback, "PUT") => versions::roll_sink_back(context, call).await,
-        (Route::SinkFiles, "GET") => statistics::files(context, call).await,
-        (Route::Aggregation, "GET") => aggregation::sources(context, call).await,
-        (Route::Status, "GET") => status::status(context).await,
-        (Route::Diagnosis, "GET") => status::diagnose(context).await,
-        (Route::SinkRejected, "GET") => statistics::rejected(context, call).await,
-        (Route::Task, "GET") => task::get(context, call).await,
-        _ => Err(method_not_allowed(route, method)),
-    }
-}
-
-/// Says which methods the path has.
-pub(crate) fn method_not_allowed(route: Route, method: &Method) -> ApiError {
-    let allowed = route.methods();
-    let allowed = allowed.to_str().unwrap_or_default();
-    let message = format!("The endpoint has no method {method}; use one of {allowed}.");
-    ApiError::new(Code::MethodNotAllowed, message)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn paths_lead_to_their_route_with_decoded_parts() {
+    fn label(path: &str) -> Result<&'static str, Code> {
         let routes = Routes::new();
-        let (route, path) = routes
+        let found = routes.find(path).map(|(endpoint, _)| endpoint.label());
+        found.map_err(|error| error.code)
+    }
+
+    fn allow(path: &str) -> String {
+        let routes = Routes::new();
+        let (endpoint, _) = routes.find(path).expect("a path");
+        endpoint.allow.to_str().expect("a text").to_owned()
+    }
+
+    #[test]
+    fn paths_lead_to_their_endpoint_with_decoded_parts() {
+        let routes = Routes::new();
+        let (endpoint, path) = routes
             .find("/v1/branches/default/sources/a/sinks/b%20c/")
-            .expect("a route");
-        assert_eq!(route, Route::Sink);
-        assert_eq!((path.part("source"), path.part("sink")), ("a", "b c"));
-        let (route, path) = routes
-            .find("/v1/tasks/api.create.sink/1/a/b/x_y")
-            .expect("a route");
+            .expect("a path");
         assert_eq!(
-            (route, path.part("task")),
-            (Route::Task, "api.create.sink/1/a/b/x_y")
+            endpoint.label(),
+            "/v1/branches/{branch}/sources/{source}/sinks/{sink}"
         );
-        for unknown in ["/v2", "/v1/tasks", "/v1/branches/1/sources/a/nothing", "//"] {
-            let found = routes.find(unknown).map(|(route, _)| route);
-            let code = found.as_ref().map_err(|error| error.code);
+        assert_eq!((path.part("source"), path.part("sink")), ("a", "b c"));
+        let (endpoint, path) = routes
+            .find("/v1/tasks/api.create.sink/1/a/b/x_y")
+            .expect("a path");
+        assert_eq!(endpoint.label(), "/v1/tasks/{*task}");
+        assert_eq!(path.part("task"), "api.create.sink/1/a/b/x_y");
+        for unknown in ["/v2", "/v1/tasks", "/v1/branches/1/sources/a/nothing"] {
+            assert_eq!(label(unknown), Err(Code::EndpointNotFound), "{unknown}");
+        }
+        assert_eq!(label("//"), Ok("/"));
+        assert_eq!(
+            label("/v1/branches/1/sources/deleted"),
+            Ok("/v1/branches/{branch}/sources/deleted"),
+            "not a source of that name"
+        );
+    }
+
+    #[test]
+    fn every_endpoint_has_the_methods_of_its_operations() {
+        assert_eq!(
+            allow("/v1/branches/1/sources/a"),
+            "GET, PATCH, DELETE, OPTIONS"
+        );
+        assert_eq!(allow("/v1/branches/1/sources"), "GET, POST, OPTIONS");
+        assert_eq!(
+            allow("/v1/branches/1/sources/a/sinks/b/versions/1/rollback"),
+            "PUT, OPTIONS"
+        );
+        let routes = Routes::new();
+        let (endpoint, _) = routes.find("/v1/branches/1/sources/a").expect("a path");
+        assert!(endpoint.operation(&Method::PATCH).is_some());
+        assert!(endpoint.operation(&Method::PUT).is_none());
+        assert!(endpoint.operation(&Method::HEAD).is_none());
+    }
+
+    #[test]
+    fn no_operation_is_in_the_table_twice() {
+        let mut seen = std::collections::BTreeSet::new();
+        for operation in operation::all() {
+            let method = operation.method.to_string();
             assert!(
-                matches!(code, Err(Code::EndpointNotFound) | Ok(Route::Root)),
-                "{unknown}"
+                seen.insert((operation.path, method.clone())),
+                "{method} {}",
+                operation.path
             );
         }
-    }
-
-    fn routes_of(path: &str) -> Route {
-        Routes::new().find(path).expect("a route").0
-    }
-
-    #[test]
-    fn every_route_has_the_methods_it_names() {
-        for route in ROUTES {
-            assert!(route.allows(&Method::OPTIONS), "{route:?}");
-            assert!(!route.allows(&Method::HEAD), "{route:?}");
-        }
-        let found = routes_of("/v1/branches/1/sources/deleted");
-        assert_eq!(found, Route::DeletedSources, "not a source of that name");
-        assert!(Route::SinkRollback.allows(&Method::PUT));
-        assert!(!Route::SinkRollback.allows(&Method::GET));
-        assert!(Route::Sinks.allows(&Method::POST));
-        assert!(!Route::Sinks.allows(&Method::DELETE));
     }
 }

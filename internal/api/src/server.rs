@@ -27,10 +27,11 @@ use crate::config::{Config, InvalidConfig, base_url};
 use crate::context::{Context, Urls};
 use crate::error::{ApiError, Code};
 use crate::metrics::Metrics;
+use crate::operation::{Operation, Run};
 use crate::orphan;
 use crate::request::{Call, Path, Query, read_body};
 use crate::response::{Answer, finish, options, refused};
-use crate::route::{Route, Routes, dispatch, method_not_allowed, open};
+use crate::route::Routes;
 use crate::task::Runner;
 use crate::templates::TemplateCheck;
 
@@ -245,51 +246,56 @@ impl Handler {
 
     /// The answer, with endpoint and method as bounded labels.
     async fn answer(&self, request: Request<Incoming>) -> (&'static str, &'static str, Answer) {
-        let (route, path) = match self.routes.find(request.uri().path()) {
+        let (endpoint, path) = match self.routes.find(request.uri().path()) {
             Ok(found) => found,
             Err(error) => return ("none", "any", refused(&error, "none")),
         };
-        let endpoint = route.pattern();
-        let Some(method) =
-            method_label(request.method()).filter(|_| route.allows(request.method()))
-        else {
-            let error = method_not_allowed(route, request.method());
-            let mut answer = refused(&error, endpoint);
-            answer.headers_mut().insert(ALLOW, route.methods());
-            return (endpoint, "other", answer);
+        let label = endpoint.label();
+        if request.method() == Method::OPTIONS {
+            return (label, "OPTIONS", options(&endpoint.allow));
+        }
+        let Some(operation) = endpoint.operation(request.method()) else {
+            let error = endpoint.method_not_allowed(request.method());
+            let mut answer = refused(&error, label);
+            answer.headers_mut().insert(ALLOW, endpoint.allow.clone());
+            return (label, "other", answer);
         };
-        let answer = if request.method() == Method::OPTIONS {
-            options(&route.methods())
-        } else if route.is_open() {
-            open(&self.context, route)
-        } else {
-            let limited =
-                tokio::time::timeout(REQUEST_LIMIT, self.authenticated(route, path, request));
-            match limited.await {
-                Ok(Ok(answer)) => answer,
-                Ok(Err(error)) => refused(&error, endpoint),
-                Err(_) => refused(&too_slow(), endpoint),
-            }
-        };
-        (endpoint, method, answer)
+        let answer = self.operate(operation, path, request).await;
+        (label, method_label(&operation.method), answer)
+    }
+
+    async fn operate(
+        &self,
+        operation: &Operation,
+        path: Path,
+        request: Request<Incoming>,
+    ) -> Answer {
+        if let Run::Open(run) = operation.run {
+            return run(&self.context);
+        }
+        let authenticated = self.authenticated(operation, path, request);
+        match tokio::time::timeout(REQUEST_LIMIT, authenticated).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(error)) => refused(&error, operation.path),
+            Err(_) => refused(&too_slow(), operation.path),
+        }
     }
 
     async fn authenticated(
         &self,
-        route: Route,
+        operation: &Operation,
         path: Path,
         request: Request<Incoming>,
     ) -> Result<Answer, ApiError> {
         let token = self.authenticator.authenticate(request.headers()).await?;
-        let method = request.method().clone();
-        match token.role {
-            Role::Admin => {}
-            Role::ReadOnly if method == Method::GET => {}
-            Role::ReadOnly => {
+        let handler = match (operation.run, token.role) {
+            (Run::Open(run), _) => return Ok(run(&self.context)),
+            (Run::Read(handler), _) | (Run::Write(handler), Role::Admin) => handler,
+            (Run::Write(_), Role::ReadOnly) => {
                 let message = "The token may only read; use an admin token for changes.";
                 return Err(ApiError::new(Code::Forbidden, message));
             }
-        }
+        };
         let query = Query::parse(request.uri().query().unwrap_or_default());
         let body = read_body(request.into_body()).await?;
         let call = Call {
@@ -298,7 +304,7 @@ impl Handler {
             body,
             actor: token.actor(),
         };
-        dispatch(&self.context, route, &method, &call).await
+        handler(&self.context, &call).await
     }
 }
 
@@ -310,9 +316,10 @@ fn too_slow() -> ApiError {
     ApiError::new(Code::RequestTimeout, message)
 }
 
-/// Methods that some route has.
-fn method_label(method: &Method) -> Option<&'static str> {
-    ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+/// The method of an operation as a label.
+fn method_label(method: &Method) -> &'static str {
+    ["GET", "POST", "PUT", "PATCH", "DELETE"]
         .into_iter()
         .find(|name| *name == method.as_str())
+        .unwrap_or("other")
 }

@@ -15,12 +15,20 @@ use crate::request::Call;
 use crate::response::Answer;
 use crate::task::{Entity, Kind, Order, work};
 
-/// `PUT B/sources/{source}/disable` and `…/enable`
-pub(crate) async fn turn_source(
+/// `PUT B/sources/{source}/disable`
+pub(crate) async fn disable_source(
     context: &Arc<Context>,
     call: &Call,
-    turn: Turn,
 ) -> Result<Answer, ApiError> {
+    turn_source(context, call, Turn::Off).await
+}
+
+/// `PUT B/sources/{source}/enable`
+pub(crate) async fn enable_source(context: &Arc<Context>, call: &Call) -> Result<Answer, ApiError> {
+    turn_source(context, call, Turn::On).await
+}
+
+async fn turn_source(context: &Arc<Context>, call: &Call, turn: Turn) -> Result<Answer, ApiError> {
     let key = call.path.source()?;
     context.source(&key).await?;
     let stamp = call.stamp(context.clock.as_ref());
@@ -69,12 +77,17 @@ async fn store_turned_source(
     })
 }
 
-/// `PUT S/{sink}/disable` and `…/enable`
-pub(crate) async fn turn_sink(
-    context: &Arc<Context>,
-    call: &Call,
-    turn: Turn,
-) -> Result<Answer, ApiError> {
+/// `PUT S/{sink}/disable`
+pub(crate) async fn disable_sink(context: &Arc<Context>, call: &Call) -> Result<Answer, ApiError> {
+    turn_sink(context, call, Turn::Off).await
+}
+
+/// `PUT S/{sink}/enable`
+pub(crate) async fn enable_sink(context: &Arc<Context>, call: &Call) -> Result<Answer, ApiError> {
+    turn_sink(context, call, Turn::On).await
+}
+
+async fn turn_sink(context: &Arc<Context>, call: &Call, turn: Turn) -> Result<Answer, ApiError> {
     let key = call.path.sink()?;
     context.sink(&key).await?;
     let stamp = call.stamp(context.clock.as_ref());

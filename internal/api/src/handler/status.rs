@@ -7,12 +7,13 @@ use stream_model::Timestamp;
 
 use crate::context::Context;
 use crate::error::ApiError;
+use crate::request::Call;
 use crate::response::{Answer, json};
 use crate::survey::{COMPONENTS, Finding, Registered, findings, work};
 use crate::view::status::{DiagnosisView, StatusView};
 
 /// `GET /v1/status`
-pub(crate) async fn status(context: &Context) -> Result<Answer, ApiError> {
+pub(crate) async fn status(context: &Context, _: &Call) -> Result<Answer, ApiError> {
     let registered = registered(context).await?;
     let now = context.clock.now();
     let (work, revision) = (context.mirror).read(|it| (work(it, now), it.revision));
@@ -23,7 +24,7 @@ pub(crate) async fn status(context: &Context) -> Result<Answer, ApiError> {
 }
 
 /// `GET /v1/diagnose`
-pub(crate) async fn diagnose(context: &Context) -> Result<Answer, ApiError> {
+pub(crate) async fn diagnose(context: &Context, _: &Call) -> Result<Answer, ApiError> {
     let registered = registered(context).await?;
     let found = found(context, &registered, context.clock.now());
     Ok(json(StatusCode::OK, &DiagnosisView::new(found)))
