@@ -103,6 +103,13 @@ fn sent_token(headers: &HeaderMap) -> Result<Secret<String>, ApiError> {
     })
 }
 
+/// Takes the token out of the headers, wherever it was found. What else is in them is the client's own.
+pub(crate) fn remove_token(headers: &mut HeaderMap) {
+    if headers.remove(TOKEN_HEADER).is_none() {
+        headers.remove(AUTHORIZATION);
+    }
+}
+
 /// The token after the word `Bearer`, in any case.
 fn bearer_token(value: &str) -> Option<&str> {
     let (scheme, token) = value.trim().split_once(' ')?;

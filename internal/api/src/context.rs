@@ -10,6 +10,7 @@ use stream_state::{Mirror, Store, Versioned};
 use stream_target::Targets;
 use tracing::warn;
 
+use crate::dry_run::RecordLimits;
 use crate::error::{ApiError, not_found};
 use crate::task::Runner;
 use crate::templates::TemplateCheck;
@@ -25,6 +26,7 @@ pub(crate) struct Context {
     pub(crate) defaults: Defaults,
     pub(crate) urls: Urls,
     pub(crate) templates: TemplateCheck,
+    pub(crate) record_limits: RecordLimits,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) runner: Runner,
 }

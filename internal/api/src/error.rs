@@ -60,6 +60,10 @@ pub(crate) enum Code {
     Conflict,
     /// The body is too large.
     BodyTooLarge,
+    /// The body is in a form that nobody reads.
+    UnsupportedMediaType,
+    /// The body can be read, and a mapping cannot make rows of it.
+    UnprocessableContent,
     /// The request took too long.
     RequestTimeout,
     /// Something that the answer depends on is away.
@@ -96,6 +100,8 @@ impl Code {
             Self::SinkCountLimitReached => "stream.api.sinkCountLimitReached",
             Self::Conflict => "stream.api.conflict",
             Self::BodyTooLarge => "stream.api.bodyTooLarge",
+            Self::UnsupportedMediaType => "stream.api.unsupportedMediaType",
+            Self::UnprocessableContent => "stream.api.unprocessableContent",
             Self::RequestTimeout => "stream.api.requestTimeout",
             Self::Unavailable => "stream.api.serviceUnavailable",
             Self::Internal => "stream.api.internalError",
@@ -129,6 +135,8 @@ impl Code {
             | Self::SinkCountLimitReached
             | Self::Conflict => StatusCode::CONFLICT,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::UnprocessableContent => StatusCode::UNPROCESSABLE_ENTITY,
             Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,

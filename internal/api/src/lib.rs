@@ -23,6 +23,7 @@ mod auth;
 mod config;
 mod content;
 mod context;
+mod dry_run;
 mod error;
 mod fields;
 mod handler;
@@ -45,4 +46,5 @@ mod view;
 mod tests;
 
 pub use config::{Config, InvalidConfig};
+pub use dry_run::RecordLimits;
 pub use server::{Api, Deps, StartError};

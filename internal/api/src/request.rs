@@ -1,7 +1,10 @@
 //! A request as handlers see it: its path and query decoded, its body read within limits.
 
+use std::net::IpAddr;
+
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::HeaderMap;
 use hyper::body::Body;
 use stream_model::definition::{Actor, Stamp};
 use stream_model::{BranchId, BranchKey, Clock, ProjectId, SinkId, SinkKey, SourceId, SourceKey};
@@ -22,6 +25,10 @@ pub(crate) struct Call {
     pub(crate) path: Path,
     pub(crate) query: Query,
     pub(crate) body: Bytes,
+    /// As they were sent, with the token.
+    pub(crate) headers: HeaderMap,
+    /// The address of the connection.
+    pub(crate) peer: IpAddr,
     /// The holder of the token.
     pub(crate) actor: Actor,
 }

@@ -1,7 +1,7 @@
 //! The server: from a connection to an answer, and the life of the component.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,8 +14,8 @@ use stream_model::definition::token::Role;
 use stream_model::level::Defaults;
 use stream_model::{Clock, ErrorKind, NodeId};
 use stream_node::{
-    Helpers, Listener, OnError, ReadyFlag, ServeOptions, ServerMetrics, Shutdown, StillRunning,
-    Tasks,
+    Helpers, Listener, OnError, Peer, ReadyFlag, ServeOptions, ServerMetrics, Shutdown,
+    StillRunning, Tasks,
 };
 use stream_state::{Lease, Mirror, Store};
 use stream_target::Targets;
@@ -25,6 +25,7 @@ use tracing::{debug, info};
 use crate::auth::Authenticator;
 use crate::config::{Config, InvalidConfig, base_url};
 use crate::context::{Context, Urls};
+use crate::dry_run::RecordLimits;
 use crate::error::{ApiError, Code};
 use crate::metrics::Metrics;
 use crate::operation::{Operation, Run};
@@ -58,8 +59,10 @@ pub struct Deps {
     pub defaults: Defaults,
     /// URL under which clients reach the HTTP source.
     pub source_public_url: String,
-    /// Starts the processes that check templates.
+    /// Starts the processes that check and try templates.
     pub helpers: Helpers,
+    /// What a record may have, so that a dry run says what the HTTP source would.
+    pub record_limits: RecordLimits,
     /// The present time.
     pub clock: Arc<dyn Clock>,
     /// Where to count.
@@ -148,6 +151,7 @@ impl Api {
                 defaults: deps.defaults,
                 urls,
                 templates: TemplateCheck::new(deps.helpers),
+                record_limits: deps.record_limits,
                 clock: deps.clock,
                 runner,
             }),
@@ -297,11 +301,16 @@ impl Handler {
             }
         };
         let query = Query::parse(request.uri().query().unwrap_or_default());
-        let body = read_body(request.into_body()).await?;
+        let (head, body) = request.into_parts();
+        let peer = head.extensions.get::<Peer>();
+        let peer = peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.0.ip());
+        let body = read_body(body).await?;
         let call = Call {
             path,
             query,
             body,
+            headers: head.headers,
+            peer,
             actor: token.actor(),
         };
         handler(&self.context, &call).await

@@ -8,6 +8,7 @@ use anyhow::Context;
 use stream_api::token::AdminToken;
 use stream_http_source::HttpSource;
 use stream_model::time::SystemClock;
+use stream_model::unit::ByteSize;
 use stream_model::{Clock, NodeId, Secret, SessionId};
 use stream_node::{Listener, OnError, Readiness, ReadyFlag, ReconcilerMetrics, Shutdown, Tasks};
 use stream_state::{Lease, Mirror, NodeRegistration, Store};
@@ -272,6 +273,7 @@ impl Common {
             defaults: config.defaults(),
             source_public_url: config.source.http.public_url_or_default(),
             helpers: crate::evaluator::helpers(config.source.http.jsonnet.memory),
+            record_limits: record_limits(&config.source.http),
             clock: Arc::clone(&self.clock),
             registry: self.registry.clone(),
             listener,
@@ -302,5 +304,16 @@ impl Common {
             seed: rand::random(),
         };
         Ok(HttpSource::start(config.source.http.clone(), deps).await?)
+    }
+}
+
+/// What the HTTP source takes, for those who try out what it would make of a record.
+fn record_limits(source: &stream_http_source::Config) -> stream_api::RecordLimits {
+    let bytes = |size: ByteSize| usize::try_from(size.0).unwrap_or(usize::MAX);
+    stream_api::RecordLimits {
+        row: bytes(source.row_size_limit),
+        body: bytes(source.max_request_body_size),
+        batch: bytes(source.batch_limit()),
+        template_time: source.jsonnet.timeout.0,
     }
 }

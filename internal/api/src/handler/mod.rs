@@ -1,6 +1,7 @@
 //! One function per endpoint: read the input, look at the state, answer or start a task.
 
 pub(crate) mod aggregation;
+pub(crate) mod dry_run;
 pub(crate) mod lifecycle;
 pub(crate) mod service;
 pub(crate) mod settings;

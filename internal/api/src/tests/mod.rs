@@ -3,6 +3,7 @@
 mod auth;
 mod changes;
 pub(crate) mod definitions;
+mod dry_run;
 mod lifecycle;
 mod service;
 mod settings;

@@ -27,7 +27,7 @@ use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, watch};
 
 use crate::token::{AdminToken, ensure_admin_token};
-use crate::{Api, Config, Deps};
+use crate::{Api, Config, Deps, RecordLimits};
 
 /// More than any test takes.
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
@@ -35,6 +35,14 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 const LEASE: Duration = Duration::from_secs(10);
 /// 2026-01-01T00:00:00Z
 const START: Timestamp = Timestamp::from_millis(1_767_225_600_000);
+
+/// What a record may have.
+pub(super) const LIMITS: RecordLimits = RecordLimits {
+    row: 1 << 20,
+    body: 64 << 10,
+    batch: 1 << 20,
+    template_time: Duration::from_secs(1),
+};
 
 /// Evaluators that are threads of the test.
 fn evaluators() -> Helpers {
@@ -124,6 +132,7 @@ impl Base {
             defaults: Defaults::default(),
             source_public_url: "https://in.example.com".to_owned(),
             helpers: evaluators(),
+            record_limits: LIMITS,
             clock: self.clock.clone(),
             registry: Registry::new(),
             listener,

@@ -1,6 +1,7 @@
 //! The JSON shapes of answers. Each borrows from the model and adds what is computed for the answer only.
 
 pub(crate) mod aggregation;
+pub(crate) mod dry_run;
 pub(crate) mod file;
 pub(crate) mod page;
 pub(crate) mod rejects;
