@@ -88,10 +88,10 @@ torture-kill: build-stream-service ## Kill the service under load at random mome
 
 .PHONY: torture-pods
 torture-pods: ROUNDS ?= 10
-torture-pods: protoc test-servers ## Run every component as a process and kill each again and again under load: ROUNDS=10 SEED=…
+torture-pods: protoc test-servers ## Run every component as a process and kill each, and etcd, again and again under load: ROUNDS=10 SEED=…
 	$(CARGO) build --workspace --locked --bins --tests
 	$(if $(SEED),STREAM_TEST_SEED=$(SEED)) STREAM_TEST_ROUNDS=$(ROUNDS) \
-		$(CARGO) test --workspace --locked --test cluster -- --nocapture pods::kills pods::cuts
+		$(CARGO) test --workspace --locked --test cluster -- --nocapture pods::kills pods::cuts idempotency::several
 
 # libFuzzer is a crate like any other; what it needs of the compiler is known to the stable one too. `--target` keeps the
 # flags away from build scripts.

@@ -1,7 +1,7 @@
 //! Every component as a process of its own, on one real etcd: alone, killed in turn under load, restarted in an orderly way, and
 //! with encryption between sources and writers.
 //!
-//! Longer runs: `STREAM_TEST_ROUNDS` (each process is killed so many times, 1).
+//! Longer runs: `STREAM_TEST_ROUNDS` (each process, etcd among them, is killed so many times, 1).
 
 mod alone;
 mod cuts;
@@ -25,7 +25,7 @@ const PODS: [(&str, &str, &str); 8] = [
     ("reader-2", "storage-reader", "volumes-2"),
 ];
 
-/// What a process may say when others are killed, or when it was starved of processors for longer than its time to live, which
+/// What a process may say when others or etcd are killed, or when it was starved of processors for longer than its time to live, which
 /// is short here.
 const AFTER_A_KILL: &[&str] = &[
     "lease lost, registering again",
@@ -35,6 +35,8 @@ const AFTER_A_KILL: &[&str] = &[
     "result of the upload cannot be recorded yet",
     "result of the import cannot be recorded yet",
     "outcome of a batch is still unknown",
+    "reached limit cannot be recorded, will go on trying",
+    "imported file cannot be cleaned up yet",
 ];
 
 /// How a process of the installation is started. Each source has both volumes.
@@ -45,7 +47,7 @@ fn pod(site: &Installation, name: &str, component: &str, volumes: &str) -> Setup
 }
 
 /// All processes, running.
-struct Pods(Vec<Service>);
+pub struct Pods(Vec<Service>);
 
 impl Pods {
     /// Starts them at the same time, in the order of their list.
@@ -54,7 +56,7 @@ impl Pods {
     }
 
     /// The same, and each is started in its own way.
-    async fn start_as(site: &Installation, own: impl Fn(&str, Setup) -> Setup) -> Self {
+    pub async fn start_as(site: &Installation, own: impl Fn(&str, Setup) -> Setup) -> Self {
         site.volumes("volumes-1", &["one"]);
         site.volumes("volumes-2", &["two"]);
         let mut services = Vec::new();
@@ -68,12 +70,12 @@ impl Pods {
         Self(services)
     }
 
-    fn named(&mut self, name: &str) -> &mut Service {
+    pub fn named(&mut self, name: &str) -> &mut Service {
         let index = PODS.iter().position(|(own, ..)| *own == name);
         &mut self.0[index.expect("there is one")]
     }
 
-    fn sources(&mut self) -> Vec<std::net::SocketAddr> {
+    pub fn sources(&mut self) -> Vec<std::net::SocketAddr> {
         ["source-1", "source-2"]
             .map(|name| self.named(name).setup().source_address())
             .to_vec()
@@ -88,6 +90,20 @@ impl Pods {
     ) {
         let mut services: Vec<&mut Service> = self.0.iter_mut().collect();
         site.settle(name, sent, &mut services).await;
+        self.assert_sound(site).await;
+    }
+
+    /// Stops all, and looks at what they leave.
+    pub async fn stop(&mut self, site: &Installation) {
+        for service in &mut self.0 {
+            service.stop().await.expect("it stops");
+        }
+        let check = site.command(&["state", "check"]).await;
+        assert!(check.success, "{}", check.stdout);
+        self.assert_sound(site).await;
+    }
+
+    async fn assert_sound(&self, site: &Installation) {
         for volumes in ["volumes-1", "volumes-2"] {
             let path = site.path(volumes).display().to_string();
             let verified = site.command(&["volume", "verify", &path]).await;

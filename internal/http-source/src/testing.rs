@@ -92,6 +92,8 @@ type Queued = (u64, Batch, oneshot::Sender<Answer>);
 pub(crate) struct VolumeState {
     epoch: u64,
     broken: u64,
+    /// The newest connection with an answer.
+    heard: u64,
     pub down: bool,
     pub script: VecDeque<Act>,
     pub slices: BTreeMap<SliceId, ModelSlice>,
@@ -207,7 +209,10 @@ impl VolumeState {
             drop(unheard);
         }
         match self.script.pop_front().unwrap_or(Act::Obey) {
-            Act::Obey => drop(answer.send(self.obey(&batch))),
+            Act::Obey => {
+                self.heard = epoch;
+                drop(answer.send(self.obey(&batch)));
+            }
             Act::LoseAnswer => {
                 self.obey(&batch);
                 self.broken = epoch;
@@ -355,8 +360,10 @@ impl Connection for ModelConnection {
         pending
     }
 
+    /// As through the network: it comes with the first answer.
     fn key_window_seconds(&self) -> Option<u32> {
-        Some(WINDOW_SECONDS)
+        let has_heard = self.volume.with(|state| state.heard >= self.epoch);
+        has_heard.then_some(WINDOW_SECONDS)
     }
 }
 

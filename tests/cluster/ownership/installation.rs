@@ -1,5 +1,6 @@
 //! Several processes of one installation: one etcd, one staging, one table, and volumes of their own or the same ones.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -8,7 +9,7 @@ use stream_tests::client::Source;
 use stream_tests::scratch::Scratch;
 use stream_tests::service::{Ended, Service};
 use stream_tests::setup::Setup;
-use stream_tests_etcd::Cluster;
+use stream_tests_etcd::{Cluster, Transport};
 
 use super::load::Sent;
 use crate::etcd_keys as keys;
@@ -21,21 +22,57 @@ pub const TTL_SECONDS: u64 = 2;
 /// What all processes share.
 pub struct Installation {
     scratch: Scratch,
-    etcd: &'static Cluster,
+    etcd: Etcd,
     namespace: String,
+}
+
+/// Whose etcd it is.
+enum Etcd {
+    OfAllTests(&'static Cluster),
+    Own(Cluster),
+}
+
+impl std::ops::Deref for Etcd {
+    type Target = Cluster;
+
+    fn deref(&self) -> &Cluster {
+        match self {
+            Self::OfAllTests(cluster) => cluster,
+            Self::Own(cluster) => cluster,
+        }
+    }
 }
 
 impl Installation {
     /// On the etcd of all tests; none when there is none.
     pub async fn new() -> Option<Self> {
-        static COUNT: AtomicU64 = AtomicU64::new(0);
         let etcd = stream_tests_etcd::shared().await?;
+        Some(Self::on(Etcd::OfAllTests(etcd)))
+    }
+
+    /// On an etcd of its own, which the test may kill; none when there is none.
+    pub async fn with_its_own_etcd() -> Option<Self> {
+        let program = stream_tests_etcd::program()?;
+        let etcd = Cluster::start(&program, 1, Transport::Plain).await;
+        Some(Self::on(Etcd::Own(etcd.expect("etcd starts"))))
+    }
+
+    fn on(etcd: Etcd) -> Self {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        Some(Self {
+        Self {
             scratch: Scratch::new().expect("a directory"),
             etcd,
             namespace: format!("ownership-{}-{count}", std::process::id()),
-        })
+        }
+    }
+
+    /// Its own etcd.
+    pub fn own_etcd(&mut self) -> &mut Cluster {
+        match &mut self.etcd {
+            Etcd::OfAllTests(_) => panic!("the etcd is of all tests"),
+            Etcd::Own(cluster) => cluster,
+        }
     }
 
     /// A path inside the directory of the installation.
@@ -88,11 +125,24 @@ impl Installation {
     /// What the state has under `volume/<kind>/<id>`; null for nothing.
     pub async fn of_volume(&self, kind: &str, id: &str) -> Value {
         let key = format!("{}/volume/{kind}/{id}", self.namespace);
-        let found = keys::under(self.etcd, &key).await.expect("etcd answers");
+        let found = keys::under(&self.etcd, &key).await.expect("etcd answers");
         let value = found.get(&key).map(|stored| stored.value.clone());
         value.map_or(Value::Null, |text| {
             serde_json::from_str(&text).expect("JSON")
         })
+    }
+
+    /// All that the state has, by keys without the namespace.
+    pub async fn state(&self) -> BTreeMap<String, Value> {
+        let prefix = format!("{}/", self.namespace);
+        let found = keys::under(&self.etcd, &prefix)
+            .await
+            .expect("etcd answers");
+        let entry = |(key, stored): (String, keys::Stored)| {
+            let value = serde_json::from_str(&stored.value).expect("JSON");
+            (key[prefix.len()..].to_owned(), value)
+        };
+        found.into_iter().map(entry).collect()
     }
 
     /// How often a volume was opened.

@@ -41,11 +41,28 @@ async fn uses_both_volumes(source: &Service) {
     }
 }
 
+/// Of each kind on the way of a record there is another one.
+async fn kill_pod(pods: &mut Pods, index: usize, load: &Load) {
+    pods.0[index].kill().await.expect("it ran");
+    let without = load.more(RECORDS).await;
+    without.unwrap_or_else(|error| panic!("without {}: {error}", PODS[index].0));
+    pods.0[index].restart().await.expect("it starts again");
+}
+
+/// There is one etcd. What the processes know is enough for as long as it is away, and it comes back with what it had.
+async fn kill_etcd(site: &mut Installation, load: &Load) {
+    site.own_etcd().kill(0);
+    load.more(RECORDS).await.expect("acknowledged without etcd");
+    site.own_etcd().start_again(0).expect("it starts again");
+    let healthy = site.own_etcd().wait_until_healthy(0).await;
+    healthy.expect("it is back");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_process_is_killed_in_turn_and_every_acknowledged_record_is_in_the_table_once() {
     let seed = seed("pods");
     let mut rng = StdRng::seed_from_u64(seed);
-    let Some(site) = Installation::new().await else {
+    let Some(mut site) = Installation::with_its_own_etcd().await else {
         return;
     };
     let mut pods = Pods::start(&site).await;
@@ -58,17 +75,15 @@ async fn each_process_is_killed_in_turn_and_every_acknowledged_record_is_in_the_
     let rounds = number("STREAM_TEST_ROUNDS", 1);
     let mut kills = 0;
     for _ in 0..rounds {
-        let mut order: Vec<usize> = (0..PODS.len()).collect();
+        let mut order: Vec<Option<usize>> = (0..PODS.len()).map(Some).chain([None]).collect();
         order.shuffle(&mut rng);
-        for index in order {
-            let victim = &mut pods.0[index];
-            let moment = BETWEEN_ANSWERS.mul_f64(rng.random());
-            victim.kill_after(moment).await.expect("it ran");
+        for victim in order {
+            sleep(BETWEEN_ANSWERS.mul_f64(rng.random())).await;
             kills += 1;
-            // Of each kind on the way of a record there is another one.
-            let without = load.more(RECORDS).await;
-            without.unwrap_or_else(|error| panic!("without {}: {error}", PODS[index].0));
-            pods.0[index].restart().await.expect("it starts again");
+            match victim {
+                Some(index) => kill_pod(&mut pods, index, &load).await,
+                None => kill_etcd(&mut site, &load).await,
+            }
             load.more(RECORDS).await.expect("acknowledged");
         }
     }

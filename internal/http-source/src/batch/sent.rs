@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use stream_model::SliceId;
 use stream_model::level::Durability;
-use stream_storage::wire::{self, Answer, Pending, Unknown};
+use stream_storage::wire::{self, Answer, Connection, Pending, Unknown};
 use tokio::time::Instant;
 
 use super::{Buffers, Gathered, Kept, Outlet};
@@ -43,6 +43,7 @@ impl Bound {
         let places = places.collect();
         gathered.promise.sent = true;
         let pending = link.connection.append(batch);
+        let key_window = (!turns.is_empty()).then(|| Arc::clone(&link.connection));
         InFlight {
             gathered,
             turns,
@@ -50,6 +51,7 @@ impl Bound {
             outlets,
             durability,
             pending,
+            key_window,
             generation: link.generation,
             expired: false,
         }
@@ -112,6 +114,8 @@ pub(crate) struct InFlight {
     outlets: Vec<Outlet>,
     durability: Durability,
     pending: Pending<Answer>,
+    /// The connection that it was sent on, when it has keys.
+    key_window: Option<Arc<dyn Connection>>,
     generation: u64,
     expired: bool,
 }
@@ -190,9 +194,10 @@ impl InFlight {
         self.expired
     }
 
-    /// Whether it carries keys.
-    pub fn has_keys(&self) -> bool {
-        !self.turns.is_empty()
+    /// When it carries keys: for how long the volume remembers them, as it has said with its last answer.
+    pub fn key_window(&self) -> Option<Option<u32>> {
+        let connection = self.key_window.as_ref()?;
+        Some(connection.key_window_seconds())
     }
 
     /// Notes which of its keys the volume remembers: their records are not written any more. False: there are none.

@@ -153,10 +153,6 @@ impl Owner {
             match self.bind(batch).await {
                 Ok((bound, link)) => {
                     let batch = bound.send(&link);
-                    if batch.has_keys() {
-                        self.lane
-                            .note_key_window(link.connection.key_window_seconds());
-                    }
                     debug!(source = %self.source, volume = %self.link.volume(), records = batch.records(), "batch sent");
                     self.flight.push_back(batch);
                 }
@@ -172,9 +168,17 @@ impl Owner {
             return;
         };
         if answer == Ok(Answer::Committed) {
+            self.hear_key_window(&batch);
             self.commit(batch);
         } else {
             self.recover(batch, answer).await;
+        }
+    }
+
+    /// Notes for how long the volume remembers keys, which comes with its answer: before anybody is told the outcome.
+    pub(super) fn hear_key_window(&self, batch: &InFlight) {
+        if let Some(window) = batch.key_window() {
+            self.lane.note_key_window(window);
         }
     }
 

@@ -101,9 +101,12 @@ impl Owner {
         }
         let Ok(answer) = answer else {
             self.link.lose(batch.generation());
+            // Whoever opens the volume next may remember less.
+            self.lane.note_key_window(None);
             self.suspects.push_back(Suspect::Unknown(batch));
             return;
         };
+        self.hear_key_window(&batch);
         let Some((proof, cause)) = Unwritten::by_answer(answer) else {
             self.commit(batch);
             return;
