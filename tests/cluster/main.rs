@@ -10,6 +10,7 @@
 )]
 
 mod any_bytes;
+mod api_crashes;
 mod crash;
 mod crash_points;
 mod disk_full;

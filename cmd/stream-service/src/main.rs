@@ -94,7 +94,7 @@ fn run() -> anyhow::Result<ExitCode> {
         Command::State(config, look) => runtime()?.block_on(state::run(&config, look)),
         Command::Serve(config, components, warnings, shown) => {
             stream_node::init_logging(config.log.format, &config.log.level)?;
-            stream_storage::crash::arm().map_err(anyhow::Error::msg)?;
+            stream_storage::crash::arm(stream_state::crash::NAMES).map_err(anyhow::Error::msg)?;
             for warning in warnings {
                 tracing::warn!(detail = %warning, "environment variable ignored");
             }

@@ -1,16 +1,20 @@
 //! Finishes tasks whose process is gone.
 //!
 //! A task is worked on by the process that accepted it. When that process dies, the record would say `processing` for
-//! ever. Whether a task was interrupted is decided without knowing its process: the process was started before the task
-//! was created and shows itself by a registration that dies with it, so a task that is older than every live API process
-//! belongs to none. The times compared are of the same clock when it matters, namely for a live process and its own tasks.
+//! ever. Every API process looks for such tasks as long as it lives, so that it does not matter which of them comes back:
 //!
-//! Where no API process is registered, only age decides: no task runs longer than its limit.
+//! * a task of the same node that is older than this process was its predecessor's;
+//! * a task of another node is interrupted when no API process is registered there: registrations die with their process. One that
+//!   was only cut off from the state for so long has lost the lock of the task as well, so it changes nothing any more;
+//! * no task runs longer than its limit, whatever is registered.
+//!
+//! Tasks of earlier versions do not name their node. They are interrupted when they are older than every live API process. The
+//! times compared are of the same clock when it matters, namely for a live process and its own tasks.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use stream_model::{Clock, Timestamp};
+use stream_model::{Clock, NodeId, Timestamp};
 use stream_state::{StateError, Store, Task, TaskStatus};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -19,23 +23,30 @@ use crate::task::TASK_LIMIT;
 
 /// The name under which API processes register.
 const COMPONENT: &str = "api";
-/// The pause between two looks at what was left over.
+/// The pause between two looks.
 const PERIOD: Duration = Duration::from_secs(10);
 /// A task that is older than this was interrupted. The time on top of its limit is for a queue and for storing the outcome.
 const CERTAINLY_OVER: Duration = TASK_LIMIT.saturating_mul(3);
+/// A process may take requests for so long before its registration is there.
+const UNREGISTERED: Duration = Duration::from_secs(5);
 
-/// Looks after the tasks that were unfinished when this process started, until none of them is.
+/// Who looks after tasks.
+pub(crate) struct Own {
+    pub(crate) node: NodeId,
+    pub(crate) started_at: Timestamp,
+}
+
+/// Looks after the tasks whose process is gone, until the stop.
 pub(crate) async fn finish_interrupted(
     store: Store,
     clock: Arc<dyn Clock>,
-    started_at: Timestamp,
+    own: Own,
     stop: CancellationToken,
 ) {
     let mut failing = false;
     loop {
-        match round(&store, clock.as_ref(), started_at).await {
-            Ok(0) => return,
-            Ok(_) => failing = false,
+        match round(&store, clock.as_ref(), &own).await {
+            Ok(()) => failing = false,
             Err(error) if !failing => {
                 warn!(%error, "cannot look for interrupted tasks, trying again");
                 failing = true;
@@ -48,30 +59,23 @@ pub(crate) async fn finish_interrupted(
     }
 }
 
-/// One look. Returns how many tasks of before the start are still unfinished.
-async fn round(
-    store: &Store,
-    clock: &dyn Clock,
-    started_at: Timestamp,
-) -> Result<usize, StateError> {
+/// One look.
+async fn round(store: &Store, clock: &dyn Clock, own: &Own) -> Result<(), StateError> {
     let tasks = store.tasks("").await?.into_iter();
     let unfinished: Vec<_> = tasks
         .filter(|task| task.value.status == TaskStatus::Processing)
-        .filter(|task| task.value.created_at < started_at)
         .collect();
     if unfinished.is_empty() {
-        return Ok(0);
+        return Ok(());
     }
-    let live: Vec<Timestamp> = store
+    let live: Vec<(NodeId, Timestamp)> = store
         .nodes(COMPONENT)
         .await?
         .into_iter()
-        .map(|(_, node)| node.started_at)
+        .map(|(node, registration)| (node, registration.started_at))
         .collect();
-    let mut left = 0;
     for task in unfinished {
-        if !is_interrupted(task.value.created_at, &live, clock.now()) {
-            left += 1;
+        if !is_interrupted(&task.value, own, &live, clock.now()) {
             continue;
         }
         match store
@@ -87,12 +91,24 @@ async fn round(
             Err(error) => return Err(error),
         }
     }
-    Ok(left)
+    Ok(())
 }
 
-fn is_interrupted(created_at: Timestamp, live: &[Timestamp], now: Timestamp) -> bool {
-    let older_than_all = !live.is_empty() && live.iter().all(|started| *started > created_at);
-    older_than_all || now.since(created_at) > CERTAINLY_OVER
+fn is_interrupted(task: &Task, own: &Own, live: &[(NodeId, Timestamp)], now: Timestamp) -> bool {
+    let age = now.since(task.created_at);
+    if age > CERTAINLY_OVER {
+        return true;
+    }
+    match &task.node {
+        Some(node) if *node == own.node => task.created_at < own.started_at,
+        Some(node) => age > UNREGISTERED && live.iter().all(|(other, _)| other != node),
+        None => {
+            let is_old = |started: &Timestamp| *started > task.created_at;
+            task.created_at < own.started_at
+                && !live.is_empty()
+                && live.iter().all(|(_, started)| is_old(started))
+        }
+    }
 }
 
 fn interrupted(task: &Task, now: Timestamp) -> Task {
@@ -111,21 +127,83 @@ fn interrupted(task: &Task, now: Timestamp) -> Task {
 
 #[cfg(test)]
 mod tests {
+    use stream_state::Outputs;
+
     use super::*;
 
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_millis(seconds * 1_000)
+    }
+
+    fn node(name: &str) -> NodeId {
+        name.parse().expect("valid")
+    }
+
+    fn task(node: Option<&str>, created: i64) -> Task {
+        Task {
+            id: "a".to_owned(),
+            kind: "a".to_owned(),
+            created_at: at(created),
+            node: node.map(|name| name.parse().expect("valid")),
+            finished_at: None,
+            duration_ms: None,
+            status: TaskStatus::Processing,
+            result: None,
+            error: None,
+            outputs: Outputs::default(),
+        }
+    }
+
+    /// Whether it is for a process of node `own` that was started at 500 s and looks at 600 s.
+    fn judged(task: &Task, live: &[(&str, i64)]) -> bool {
+        let own = Own {
+            node: node("own"),
+            started_at: at(500),
+        };
+        let live: Vec<_> = live
+            .iter()
+            .map(|(name, started)| (node(name), at(*started)))
+            .collect();
+        is_interrupted(task, &own, &live, at(600))
+    }
+
     #[test]
-    fn only_a_task_older_than_every_live_process_is_interrupted() {
-        let at = |seconds: i64| Timestamp::from_millis(seconds * 1_000);
-        let now = at(1_000);
-        assert!(is_interrupted(at(500), &[at(501), at(700)], now));
+    fn a_task_of_this_node_is_interrupted_when_it_is_older_than_this_process() {
+        for registered in [&[][..], &[("own", 100)], &[("own", 501)]] {
+            assert!(judged(&task(Some("own"), 499), registered));
+            assert!(!judged(&task(Some("own"), 500), registered));
+        }
+    }
+
+    #[test]
+    fn a_task_of_another_node_is_interrupted_when_nobody_is_registered_there() {
+        let other = task(Some("other"), 590);
+        assert!(judged(&other, &[("own", 501)]));
+        assert!(judged(&other, &[("own", 501), ("another", 100)]));
+        assert!(!judged(&other, &[("own", 501), ("other", 100)]));
+        let young = task(Some("other"), 596);
+        assert!(!judged(&young, &[]), "its process may be about to register");
+    }
+
+    #[test]
+    fn without_a_node_only_a_task_older_than_every_live_process_is_interrupted() {
+        assert!(judged(&task(None, 400), &[("own", 501), ("other", 410)]));
         assert!(
-            !is_interrupted(at(500), &[at(501), at(499)], now),
+            !judged(&task(None, 400), &[("own", 501), ("other", 399)]),
             "the second may be at it"
         );
         assert!(
-            !is_interrupted(at(500), &[], now),
+            !judged(&task(None, 400), &[]),
             "nobody is registered, and it is young"
         );
-        assert!(is_interrupted(at(50), &[], now), "nothing runs that long");
+        assert!(!judged(&task(None, 550), &[("own", 551)]));
+    }
+
+    #[test]
+    fn no_task_runs_longer_than_its_limit() {
+        let limit = i64::try_from(CERTAINLY_OVER.as_secs()).expect("small");
+        for of in [None, Some("own"), Some("other")] {
+            assert!(judged(&task(of, 599 - limit), &[("other", 1)]), "{of:?}");
+        }
     }
 }

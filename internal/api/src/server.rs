@@ -29,7 +29,7 @@ use crate::dry_run::RecordLimits;
 use crate::error::{ApiError, Code};
 use crate::metrics::Metrics;
 use crate::operation::{Operation, Run};
-use crate::orphan;
+use crate::orphan::{self, Own};
 use crate::request::{Call, Path, Query, read_body};
 use crate::response::{Answer, finish, options, refused};
 use crate::route::Routes;
@@ -125,6 +125,10 @@ impl Api {
         let connections = ServerMetrics::register(&deps.registry, "api")?;
         let server = Tasks::new("api", &deps.shutdown);
         let work = Tasks::new("api work", &deps.shutdown);
+        let own = Own {
+            node: deps.node.clone(),
+            started_at: deps.clock.now(),
+        };
         let runner = Runner::new(
             deps.store.clone(),
             (deps.lease, deps.node),
@@ -133,10 +137,9 @@ impl Api {
             metrics.clone(),
         );
         let (store, clock) = (deps.store.clone(), Arc::clone(&deps.clock));
-        let started_at = clock.now();
         let stop = server.token();
         server.spawn("interrupted tasks", OnError::LogAndContinue, async move {
-            orphan::finish_interrupted(store, clock, started_at, stop).await;
+            orphan::finish_interrupted(store, clock, own, stop).await;
             Ok(())
         });
         let handler = Arc::new(Handler {

@@ -199,7 +199,7 @@ impl Runner {
             Some(_) => None,
             None => Some(self.queues.join(order.entity.queue()).await),
         };
-        let task = new_task(&order, self.clock.now());
+        let task = new_task(&order, &self.node, self.clock.now());
         let recorded = self.store.create_task(task).await?;
         let task = recorded.value.clone();
         let outputs = outputs(&order);
@@ -320,12 +320,13 @@ async fn run(
     }
 }
 
-fn new_task(order: &Order, now: Timestamp) -> Task {
+fn new_task(order: &Order, node: &NodeId, now: Timestamp) -> Task {
     let kind = order.kind.as_str();
     Task {
         id: format!("{kind}/{}/{now}_{}", order.entity.path(), random_text(5)),
         kind: kind.to_owned(),
         created_at: now,
+        node: Some(node.clone()),
         finished_at: None,
         duration_ms: None,
         status: TaskStatus::Processing,

@@ -79,7 +79,10 @@ const fn files(key: &Key) -> (&'static [&'static str], Check) {
         Key::Figures(_) => (&["figures"], check::<VolumeFigures>),
         Key::Forgotten(_) => (&["forgotten"], check::<Tombstone>),
         Key::Node { .. } => (&["node"], check::<NodeRegistration>),
-        Key::Task(_) => (&["task", "task-finished", "task-failed"], check::<Task>),
+        Key::Task(_) => (
+            &["task", "task-node", "task-finished", "task-failed"],
+            check::<Task>,
+        ),
         Key::Lock(_) => (&["lock"], check::<Holder>),
         Key::Token(_) => (&["token"], check::<Token>),
     }

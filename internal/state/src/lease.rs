@@ -33,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::backoff::Contact;
 use crate::codec;
+use crate::crash::{self, Point};
 use crate::error::StateError;
 use crate::keyspace::Key;
 use crate::metrics::Operation;
@@ -229,12 +230,15 @@ impl Lease {
     async fn discard_all(&self) -> Result<(), StateError> {
         while let Some((entry, discard)) = self.next_discard() {
             let full = self.shared.store.full(&entry.0);
+            crash::point(Point::Writing, std::iter::once(entry.0.as_str()));
             let is_same = Compare::value(full.as_str(), CompareOp::Equal, entry.1.clone());
             let request = Txn::new()
                 .when([is_same])
                 .and_then([TxnOp::delete(full, None)]);
             let mut kv = self.shared.store.kv();
-            let is_over = match self.ask(kv.txn(request)).await {
+            let answer = self.ask(kv.txn(request)).await;
+            crash::point(Point::Written, std::iter::once(entry.0.as_str()));
+            let is_over = match answer {
                 Ok(answer) => answer.succeeded() || Instant::now() >= discard.until,
                 Err(error) if error.kind() == ErrorKind::Unavailable => return Err(error),
                 // Refused for good: the key goes with the lease.

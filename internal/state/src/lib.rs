@@ -26,6 +26,7 @@ mod backoff;
 mod change;
 mod codec;
 mod connect;
+pub mod crash;
 mod error;
 mod failover;
 #[cfg(test)]

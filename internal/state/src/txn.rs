@@ -9,6 +9,7 @@ use etcd_client::{Compare, CompareOp, DeleteOptions, GetOptions, PutOptions, Txn
 use serde::Serialize;
 
 use crate::codec;
+use crate::crash::{self, Point};
 use crate::error::StateError;
 use crate::keyspace::{Key, end_of};
 use crate::metrics::Operation;
@@ -145,8 +146,11 @@ impl<'a> Txn<'a> {
             .and_then(self.operations)
             .or_else(otherwise);
         let mut kv = store.kv();
+        let keys = || self.expectations.iter().map(Expectation::key);
+        crash::point(Point::Writing, keys());
         let answer = store.ask(Operation::Write, kv.txn(request)).await?;
         if answer.succeeded() {
+            crash::point(Point::Written, keys());
             store.metrics().wrote(self.bytes);
             return Ok(answer
                 .header()
@@ -167,6 +171,16 @@ impl<'a> Txn<'a> {
 }
 
 impl Expectation {
+    /// The key, or what the keys begin with.
+    fn key(&self) -> &str {
+        match self {
+            Self::Unmodified { key, .. } | Self::Absent { key } | Self::CreatedAt { key, .. } => {
+                key
+            }
+            Self::NoneWritten { prefix, .. } => prefix,
+        }
+    }
+
     fn compare(&self, store: &Store) -> Compare {
         match self {
             Self::Unmodified { key, revision } => {

@@ -37,6 +37,14 @@ impl Service {
         self.kill_after(moment).await
     }
 
+    /// Whether the process has ended by itself.
+    ///
+    /// # Errors
+    /// When the system does not say.
+    pub fn has_ended(&mut self) -> anyhow::Result<bool> {
+        Ok(self.process.child.try_wait()?.is_some())
+    }
+
     /// Arms fail points in the processes that are started from now on, and no others: the text of `FAILPOINTS`.
     pub fn arm(&mut self, fail_points: &str) {
         self.setup = self.setup.clone().fail_points(fail_points);

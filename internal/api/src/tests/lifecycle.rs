@@ -19,6 +19,7 @@ fn unfinished(id: &str, created_at: Timestamp) -> Task {
         id: id.to_owned(),
         kind: "api.create.source".to_owned(),
         created_at,
+        node: None,
         finished_at: None,
         duration_ms: None,
         status: TaskStatus::Processing,

@@ -1,7 +1,7 @@
 //! Tasks of the API: work that goes on after the request was answered.
 
 use serde::{Deserialize, Serialize};
-use stream_model::Timestamp;
+use stream_model::{NodeId, Timestamp};
 
 use crate::error::StateError;
 use crate::keyspace::{Key, prefix};
@@ -17,6 +17,9 @@ pub struct Task {
     pub kind: String,
     /// When it was created.
     pub created_at: Timestamp,
+    /// The node whose process works on it; none of tasks of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<NodeId>,
     /// When it ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finished_at: Option<Timestamp>,

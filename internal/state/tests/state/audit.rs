@@ -324,6 +324,7 @@ fn task(id: &str, status: TaskStatus) -> Task {
         id: id.to_owned(),
         kind: "api.create.sink".to_owned(),
         created_at: at(0),
+        node: None,
         finished_at: ended.then(|| at(1)),
         duration_ms: ended.then_some(1000),
         status,

@@ -118,6 +118,7 @@ fn task(id: &str) -> Task {
         id: id.to_owned(),
         kind: "api.create.source".to_owned(),
         created_at: at(0),
+        node: None,
         finished_at: None,
         duration_ms: None,
         status: TaskStatus::Processing,

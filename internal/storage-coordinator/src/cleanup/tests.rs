@@ -76,6 +76,7 @@ fn tasks_stay_for_an_hour_or_two_days() {
         id: "t".to_owned(),
         kind: "api.create.sink".to_owned(),
         created_at: at(0),
+        node: None,
         finished_at,
         duration_ms: None,
         status,

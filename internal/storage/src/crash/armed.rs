@@ -12,11 +12,11 @@ use super::{Fault, Point};
 /// The environment variable that arms points and faults.
 const VARIABLE: &str = "FAILPOINTS";
 
-/// Arms what `FAILPOINTS` names.
+/// Arms what `FAILPOINTS` names: points and faults of this crate, and `others` elsewhere.
 ///
 /// # Errors
 /// When the text is not understood, or names what does not exist.
-pub fn arm() -> Result<(), String> {
+pub fn arm(others: &[&str]) -> Result<(), String> {
     let text = match std::env::var(VARIABLE) {
         Ok(text) => text,
         Err(VarError::NotPresent) => return Ok(()),
@@ -36,7 +36,7 @@ pub fn arm() -> Result<(), String> {
         let Some((name, actions)) = order.split_once('=') else {
             return Err(format!("{VARIABLE} has no \"=\" in \"{order}\""));
         };
-        if !is_known(name) {
+        if !is_known(name) && !others.contains(&name) {
             return Err(format!("{VARIABLE} names \"{name}\", which does not exist"));
         }
         fail::cfg(name, actions).map_err(|error| format!("{VARIABLE} at \"{name}\": {error}"))?;

@@ -16,7 +16,8 @@
 //! All this is there only with the cargo feature `failpoints`, which the tests of the workspace have and a released binary
 //! does not: without it [`point`] is empty and the disk is the plain one.
 //!
-//! It refuses to be a way to configure the service: a name that is not listed here is an error at the start.
+//! It refuses to be a way to configure the service: a name that is listed neither here nor by another crate that has fail points
+//! is an error at the start.
 
 #[cfg(feature = "failpoints")]
 mod armed;
@@ -242,12 +243,12 @@ pub const fn point(_: Point) {}
 #[inline(always)]
 pub const fn point_at(_: Point, _: &std::path::Path) {}
 
-/// Arms what `FAILPOINTS` names. Without the feature the variable is not even read.
+/// Arms what `FAILPOINTS` names, here and elsewhere. Without the feature the variable is not even read.
 ///
 /// # Errors
 /// When the text is not understood.
 #[cfg(not(feature = "failpoints"))]
 #[inline(always)]
-pub const fn arm() -> Result<(), String> {
+pub const fn arm(_others: &[&str]) -> Result<(), String> {
     Ok(())
 }

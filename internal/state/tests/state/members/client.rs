@@ -540,6 +540,7 @@ fn task(client: u64, changes: u64) -> Task {
         id: format!("members/{client}"),
         kind: "api.create.source".to_owned(),
         created_at: at(0),
+        node: None,
         finished_at: None,
         duration_ms: Some(changes),
         status: TaskStatus::Processing,
