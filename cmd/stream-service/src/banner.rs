@@ -72,7 +72,11 @@ pub fn text(
             )
             .expect("writing to a String cannot fail");
         }
-        write!(text, "{}", next_step(token.path, api)).expect("writing to a String cannot fail");
+        let next = match config.storage_api_host {
+            None => next_step(token.path, api),
+            Some(_) => next_step_with_projects(),
+        };
+        text.push_str(&next);
     }
     text
 }
@@ -93,6 +97,12 @@ fn next_step(token: &Path, api: SocketAddr) -> String {
         token.display(),
         local_url(api)
     )
+}
+
+fn next_step_with_projects() -> String {
+    "\nSources belong to projects: use a master token of one. The admin token shows /v1/status and /v1/diagnose.\n\
+     Press Ctrl-C to stop.\n"
+        .to_owned()
 }
 
 /// The address as a person on this machine would type it.

@@ -15,12 +15,13 @@ use stream_model::level::{
 use stream_model::unit::{ByteSize, Interval};
 use stream_model::{NodeId, Secret};
 use stream_node::LogFormat;
+use stream_target::keboola::{Address, Custody, InvalidAddress};
 
 /// The most that `storage.level.local.encoding.encoder.rowSizeLimit` may be.
 const MAX_ROW_BYTES: u64 = 2 << 20;
 
 /// Keys whose values are never shown.
-pub const SECRETS: &[&str] = &["etcd.password"];
+pub const SECRETS: &[&str] = &["etcd.password", "encryption.aes.secretKey"];
 
 macro_rules! section {
     ($(#[$doc:meta])* $name:ident { $($(#[$field_doc:meta])* $field:ident: $type:ty = $default:expr,)* }) => {
@@ -46,6 +47,8 @@ section! {
         /// Host name under which other nodes reach this one; processes with the same one are on one machine and may share local
         /// files. Default: the host name of the machine.
         hostname: String = String::new(),
+        /// Host or URL of the Storage API that verifies tokens and holds tables of type `keboola`. Default: none, tokens are local.
+        storage_api_host: Option<String> = None,
         /// Directory of everything that a standalone process keeps. Default `.stream-data`.
         data_dir: PathBuf = PathBuf::from(".stream-data"),
         /// Logs.
@@ -62,8 +65,12 @@ section! {
         storage: Storage = Storage::default(),
         /// Object storage.
         staging: Staging = Staging::default(),
+        /// Sinks.
+        sink: SinkSection = SinkSection::default(),
         /// Targets.
         target: Target = Target::default(),
+        /// How credentials are kept in the state.
+        encryption: Encryption = Encryption::default(),
     }
 }
 
@@ -159,6 +166,50 @@ section! {
     SqliteTarget {
         /// The database file. Default: `tables.sqlite` in the data directory.
         path: Option<PathBuf> = None,
+    }
+}
+
+section! {
+    /// `sink.*`
+    SinkSection {
+        /// Sinks with a table.
+        table: SinkTable = SinkTable::default(),
+    }
+}
+
+section! {
+    /// `sink.table.*`
+    SinkTable {
+        /// Tables of projects.
+        keboola: KeboolaTable = KeboolaTable::default(),
+    }
+}
+
+section! {
+    /// `sink.table.keboola.*`
+    KeboolaTable {
+        /// How long the sending of an event may take, 1s to 5m. Default 30s.
+        event_send_timeout: Interval = Interval::from_secs(30),
+        /// Jobs that this process has at the Storage API at the same time, 1 to 100. Default 2.
+        job_limit: usize = 2,
+    }
+}
+
+section! {
+    /// `encryption.*`
+    Encryption {
+        /// `none` or `aes`. Default `none`: there is nothing to encrypt without `storageApiHost`.
+        provider: EncryptionProvider = EncryptionProvider::None,
+        /// AES.
+        aes: Aes = Aes::default(),
+    }
+}
+
+section! {
+    /// `encryption.aes.*`
+    Aes {
+        /// The key: base64 of 32 bytes. Default: none.
+        secret_key: Option<Secret<String>> = None,
     }
 }
 
@@ -444,6 +495,16 @@ pub enum SyncMode {
     Cache,
 }
 
+/// How credentials are encrypted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EncryptionProvider {
+    /// Not at all.
+    None,
+    /// With AES-256-GCM and a key in the configuration.
+    Aes,
+}
+
 impl Config {
     /// Fills in the defaults that depend on the machine or on other keys.
     #[must_use]
@@ -498,6 +559,7 @@ impl Config {
             return Err(rule.to_owned());
         }
         self.etcd.tls.validate()?;
+        self.validate_storage_api()?;
         let minutes = |n: u64| Interval::from_secs(n * 60);
         let second = Interval::from_secs(1);
         between(
@@ -533,6 +595,55 @@ impl Config {
         self.validate_rejects()?;
         self.validate_triggers()?;
         self.validate_local()
+    }
+
+    fn validate_storage_api(&self) -> Result<(), String> {
+        self.storage_api_address()?;
+        let keboola = &self.sink.table.keboola;
+        let key = |name: &str| format!("sink.table.keboola.{name}");
+        between(
+            &key("eventSendTimeout"),
+            keboola.event_send_timeout,
+            Interval::from_secs(1),
+            Interval::from_secs(300),
+        )?;
+        between(&key("jobLimit"), keboola.job_limit, 1, 100)?;
+        let key = self.encryption.aes.secret_key.as_ref();
+        match (self.encryption.provider, key) {
+            (EncryptionProvider::None, None) => Ok(()),
+            (EncryptionProvider::None, Some(_)) => Err(
+                "encryption.aes.secretKey needs encryption.provider: set it to \"aes\"".to_owned(),
+            ),
+            (EncryptionProvider::Aes, None) => Err(
+                "encryption.provider is \"aes\"; set encryption.aes.secretKey to the base64 of 32 bytes, for example from: \
+                 openssl rand -base64 32"
+                    .to_owned(),
+            ),
+            (EncryptionProvider::Aes, Some(key)) => Custody::new(key)
+                .map(drop)
+                .map_err(|error| format!("encryption.aes.secretKey is not valid: {error}")),
+        }
+    }
+
+    /// Where the Storage API is, if there is one.
+    ///
+    /// # Errors
+    /// A sentence when it is not a host or URL.
+    pub fn storage_api_address(&self) -> Result<Option<Address>, String> {
+        let host = self.storage_api_host.as_deref();
+        let host = host.filter(|host| !host.trim().is_empty());
+        let address = host.map(str::parse).transpose();
+        address.map_err(|error: InvalidAddress| format!("storageApiHost is not valid: {error}"))
+    }
+
+    /// Limits of what is asked of the Storage API.
+    #[must_use]
+    pub const fn storage_api_options(&self) -> stream_target::keboola::Options {
+        let keboola = &self.sink.table.keboola;
+        stream_target::keboola::Options {
+            event_send_timeout: keboola.event_send_timeout.0,
+            job_limit: keboola.job_limit,
+        }
     }
 
     fn validate_rejects(&self) -> Result<(), String> {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use stream_model::definition::settings::Catalogue;
 use stream_model::definition::{Sink, Source, TableKind};
 use stream_model::level::{Defaults, Levels};
 use stream_model::{Clock, SinkKey, SourceKey, opening};
@@ -77,9 +78,21 @@ impl Context {
         Ok((source, sink))
     }
 
-    /// The kind of a table that does not say it: the first one that this installation has.
+    /// The kind of a table that does not say it: one of the project where there are projects, else the first one that this
+    /// installation has.
     pub(crate) fn default_kind(&self) -> TableKind {
-        self.targets.kinds().next().unwrap_or(TableKind::Sqlite)
+        match self.catalogue() {
+            Catalogue::Keboola => TableKind::Keboola,
+            Catalogue::Own => self.targets.kinds().next().unwrap_or(TableKind::Sqlite),
+        }
+    }
+
+    /// Which settings are shown.
+    pub(crate) fn catalogue(&self) -> Catalogue {
+        match self.targets.takes(TableKind::Keboola) {
+            true => Catalogue::Keboola,
+            false => Catalogue::Own,
+        }
     }
 
     /// The levels of a sink that neither it nor its source has changed. A source, which has no table, shows those of the

@@ -8,6 +8,7 @@ use stream_model::ErrorKind;
 use stream_node::error_chain;
 use stream_state::StateError;
 use stream_target::TargetError;
+use stream_target::keboola::{Refusal, StorageApiError};
 
 /// Name and status of an error. The names are an interface: clients decide by them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +27,10 @@ pub(crate) enum Code {
     BadRequest,
     /// The token is not known.
     Unauthorized,
+    /// The token is not that of a person.
+    MasterTokenRequired,
+    /// The Storage API refuses, with a status and a name of its own.
+    StorageApi,
     /// The token, or anybody, may not do this.
     Forbidden,
     /// There is no such path.
@@ -83,6 +88,8 @@ impl Code {
             Self::InvalidEnumValue => "stream.api.invalidEnumValue",
             Self::BadRequest => "stream.api.badRequest",
             Self::Unauthorized => "stream.api.unauthorized",
+            Self::MasterTokenRequired => "stream.api.masterTokenRequired",
+            Self::StorageApi => "storage.refused",
             Self::Forbidden => "stream.api.forbidden",
             Self::EndpointNotFound => "stream.api.endpointNotFound",
             Self::MethodNotAllowed => "stream.api.methodNotAllowed",
@@ -116,8 +123,9 @@ impl Code {
             | Self::InvalidLength
             | Self::InvalidRange
             | Self::InvalidEnumValue
-            | Self::BadRequest => StatusCode::BAD_REQUEST,
-            Self::Unauthorized => StatusCode::UNAUTHORIZED,
+            | Self::BadRequest
+            | Self::StorageApi => StatusCode::BAD_REQUEST,
+            Self::Unauthorized | Self::MasterTokenRequired => StatusCode::UNAUTHORIZED,
             Self::Forbidden => StatusCode::FORBIDDEN,
             Self::EndpointNotFound
             | Self::BranchNotFound
@@ -150,6 +158,8 @@ impl Code {
 pub(crate) struct ApiError {
     pub(crate) code: Code,
     pub(crate) message: String,
+    /// What the Storage API said, when it is the one that refuses.
+    refusal: Option<Box<Refusal>>,
 }
 
 impl ApiError {
@@ -157,7 +167,26 @@ impl ApiError {
         Self {
             code,
             message: message.into(),
+            refusal: None,
         }
+    }
+
+    /// The status of the answer.
+    pub(crate) fn status(&self) -> StatusCode {
+        let own = |refusal: &Refusal| StatusCode::from_u16(refusal.status).ok();
+        let own = self.refusal.as_deref().and_then(own);
+        own.unwrap_or(self.code.status())
+    }
+
+    /// The name in the answer.
+    pub(crate) fn name(&self) -> &str {
+        let own = self.refusal.as_deref();
+        own.map_or(self.code.name(), |refusal| refusal.name.as_str())
+    }
+
+    /// What finds the case in the logs of whoever refuses.
+    pub(crate) fn exception_id(&self) -> Option<&str> {
+        self.refusal.as_deref()?.exception_id.as_deref()
     }
 
     pub(crate) fn bad_request(message: impl Into<String>) -> Self {
@@ -183,7 +212,7 @@ pub(crate) struct ErrorBody<'a> {
     pub(crate) status_code: u16,
     pub(crate) error: &'a str,
     pub(crate) message: &'a str,
-    /// Only for faults of the service: finds the log line.
+    /// Only for faults of the service, where it finds the log line, and what the Storage API gives one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) exception_id: Option<&'a str>,
 }
@@ -259,6 +288,22 @@ impl From<StateError> for ApiError {
 impl From<TargetError> for ApiError {
     fn from(error: TargetError) -> Self {
         Self::of_kind(error.kind(), &error_chain(&error))
+    }
+}
+
+impl From<StorageApiError> for ApiError {
+    fn from(error: StorageApiError) -> Self {
+        match error {
+            StorageApiError::Refused(refusal) => Self {
+                code: Code::StorageApi,
+                message: sentence(&refusal.message),
+                refusal: Some(Box::new(refusal)),
+            },
+            // Whether it is away or talks nonsense: it is theirs, and may be over in a moment.
+            StorageApiError::Unavailable { .. } | StorageApiError::Unreadable { .. } => {
+                Self::new(Code::Unavailable, sentence(&error))
+            }
+        }
     }
 }
 

@@ -115,17 +115,8 @@ impl Fields {
         name: &'static str,
         len: RangeInclusive<usize>,
     ) -> Result<Vec<Value>, ApiError> {
-        let path = self.path(name);
-        let items = match self.required(name)? {
-            Value::Array(items) => items,
-            other => return Err(wrong_type(&path, "a list", &other)),
-        };
-        if !len.contains(&items.len()) {
-            let (min, max, has) = (len.start(), len.end(), items.len());
-            let message = format!("{path:?} must have {min} to {max} items, not {has}.");
-            return Err(ApiError::new(Code::InvalidLength, message));
-        }
-        Ok(items)
+        let value = self.required(name)?;
+        list(&self.path(name), value, len)
     }
 
     /// Refuses fields that nobody asked for: a typing error must not be taken for an absent field.
@@ -139,6 +130,24 @@ impl Fields {
             "There is no field {path:?}; the fields here are {known}."
         )))
     }
+}
+
+/// A list with so many items.
+pub(crate) fn list(
+    path: &str,
+    value: Value,
+    len: RangeInclusive<usize>,
+) -> Result<Vec<Value>, ApiError> {
+    let items = match value {
+        Value::Array(items) => items,
+        other => return Err(wrong_type(path, "a list", &other)),
+    };
+    if !len.contains(&items.len()) {
+        let (min, max, has) = (len.start(), len.end(), items.len());
+        let message = format!("{path:?} must have {min} to {max} items, not {has}.");
+        return Err(ApiError::new(Code::InvalidLength, message));
+    }
+    Ok(items)
 }
 
 /// A text with so many characters.

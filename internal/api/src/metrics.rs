@@ -13,6 +13,8 @@ pub(crate) struct Metrics {
     pub(crate) tasks_unfinished: IntGauge,
     /// By type and outcome.
     pub(crate) tasks: IntCounterVec,
+    /// Tokens of projects, by outcome.
+    pub(crate) verifications: IntCounterVec,
 }
 
 impl Metrics {
@@ -44,11 +46,19 @@ impl Metrics {
                 ),
                 &["type", "status"],
             )?,
+            verifications: IntCounterVec::new(
+                Opts::new(
+                    "stream_api_token_verifications_total",
+                    "Tokens that the Storage API was asked about: valid, refused, failed. A rise of failed means that it is away.",
+                ),
+                &["outcome"],
+            )?,
         };
         registry.register(Box::new(metrics.requests.clone()))?;
         registry.register(Box::new(metrics.duration.clone()))?;
         registry.register(Box::new(metrics.tasks_unfinished.clone()))?;
         registry.register(Box::new(metrics.tasks.clone()))?;
+        registry.register(Box::new(metrics.verifications.clone()))?;
         Ok(metrics)
     }
 }

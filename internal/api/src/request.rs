@@ -7,17 +7,13 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::HeaderMap;
 use hyper::body::Body;
 use stream_model::definition::{Actor, Stamp};
-use stream_model::{BranchId, BranchKey, Clock, ProjectId, SinkId, SinkKey, SourceId, SourceKey};
+use stream_model::{BranchKey, Clock, Secret, SinkId, SinkKey, SourceId, SourceKey};
 
+use crate::auth::OWN_BRANCH;
 use crate::error::{ApiError, Code, not_found};
 
 /// The largest body. A sink with 100 templates of 4096 characters of four bytes each fits.
 const MAX_BODY_LEN: usize = 4 << 20;
-
-/// The only project of a standalone installation.
-const PROJECT: ProjectId = ProjectId(1);
-/// Its only branch, also called `default`.
-const BRANCH: BranchId = BranchId(1);
 
 /// A request that was routed and whose token was checked.
 #[derive(Debug)]
@@ -31,6 +27,9 @@ pub(crate) struct Call {
     pub(crate) peer: IpAddr,
     /// The holder of the token.
     pub(crate) actor: Actor,
+    /// The token of the request, where a change may need it in the project.
+    #[allow(dead_code, reason = "what makes tables uses it")]
+    pub(crate) owner: Option<Secret<String>>,
 }
 
 impl Call {
@@ -44,9 +43,10 @@ impl Call {
 }
 
 /// The variable parts of the path, decoded.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Path {
     parts: Vec<(String, String)>,
+    home: BranchKey,
 }
 
 impl Path {
@@ -54,7 +54,18 @@ impl Path {
         let parts = parts.map(|(name, value)| (name.to_owned(), percent_decoded(value, false)));
         Self {
             parts: parts.collect(),
+            home: OWN_BRANCH,
         }
+    }
+
+    /// The path as asked for by somebody whose only branch is `home`.
+    pub(crate) fn of(self, home: BranchKey) -> Self {
+        Self { home, ..self }
+    }
+
+    /// The only branch of whoever asks, where the path has none.
+    pub(crate) const fn home(&self) -> &BranchKey {
+        &self.home
     }
 
     /// A variable part by its name in the route.
@@ -66,13 +77,12 @@ impl Path {
     /// The branch of the path.
     pub(crate) fn branch(&self) -> Result<BranchKey, ApiError> {
         let branch = self.part("branch");
-        if branch == "default" || branch.parse() == Ok(BRANCH) {
-            return Ok(BranchKey {
-                project: PROJECT,
-                branch: BRANCH,
-            });
+        if branch == "default" || branch.parse() == Ok(self.home.branch) {
+            return Ok(self.home);
         }
-        let message = format!("There is no branch {branch:?} here; use \"default\".");
+        let message = format!(
+            "There is no branch {branch:?} here, only the default one can be used; its name is \"default\"."
+        );
         Err(ApiError::new(Code::BranchNotFound, message))
     }
 
@@ -222,8 +232,8 @@ mod tests {
                 .map(|key| key.branch)
                 .map_err(|error| error.code)
         };
-        assert_eq!(branch("default"), Ok(BRANCH));
-        assert_eq!(branch("1"), Ok(BRANCH));
+        assert_eq!(branch("default"), Ok(OWN_BRANCH.branch));
+        assert_eq!(branch("1"), Ok(OWN_BRANCH.branch));
         assert_eq!(branch("2"), Err(Code::BranchNotFound));
         assert_eq!(branch("main"), Err(Code::BranchNotFound));
     }

@@ -68,7 +68,7 @@ pub(crate) fn options(methods: &HeaderValue) -> Answer {
 
 /// The answer to a refused request. A fault of the service gets an id that finds its log line.
 pub(crate) fn refused(refusal: &ApiError, endpoint: &'static str) -> Answer {
-    let status = refusal.code.status();
+    let status = refusal.status();
     let exception = status.is_server_error().then(|| {
         let id = format!("keboola-stream-api-{}", random_text(16));
         let reason = refusal.message.as_str();
@@ -88,9 +88,9 @@ pub(crate) fn refused(refusal: &ApiError, endpoint: &'static str) -> Answer {
         status,
         &ErrorBody {
             status_code: status.as_u16(),
-            error: refusal.code.name(),
+            error: refusal.name(),
             message: &refusal.message,
-            exception_id: exception.as_deref(),
+            exception_id: exception.as_deref().or(refusal.exception_id()),
         },
     );
     if status == StatusCode::SERVICE_UNAVAILABLE {

@@ -19,10 +19,11 @@ use stream_node::{
 };
 use stream_state::{Lease, Mirror, Store};
 use stream_target::Targets;
+use stream_target::keboola::StorageApi;
 use tokio::time::Instant;
 use tracing::{debug, info};
 
-use crate::auth::Authenticator;
+use crate::auth::{About, Authenticator, LocalTokens, ProjectTokens};
 use crate::config::{Config, InvalidConfig, base_url};
 use crate::context::{Context, Urls};
 use crate::dry_run::RecordLimits;
@@ -55,6 +56,8 @@ pub struct Deps {
     pub mirror: Mirror,
     /// The targets of this installation.
     pub targets: Targets,
+    /// The Storage API that knows tokens and projects; none: there are only local tokens and one project.
+    pub storage_api: Option<StorageApi>,
     /// The configured defaults of settings.
     pub defaults: Defaults,
     /// URL under which clients reach the HTTP source.
@@ -142,9 +145,14 @@ impl Api {
             orphan::finish_interrupted(store, clock, own, stop).await;
             Ok(())
         });
+        let project = deps.storage_api.map(|storage_api| {
+            let (store, clock) = (deps.store.clone(), Arc::clone(&deps.clock));
+            ProjectTokens::new(storage_api, store, clock, metrics.clone())
+        });
+        let authenticator = Authenticator::new(LocalTokens::new(deps.store.clone()), project);
         let handler = Arc::new(Handler {
             routes: Routes::new(),
-            authenticator: Authenticator::new(deps.store.clone()),
+            authenticator,
             metrics,
             header: server_header(deps.version),
             context: Arc::new(Context {
@@ -294,10 +302,17 @@ impl Handler {
         path: Path,
         request: Request<Incoming>,
     ) -> Result<Answer, ApiError> {
-        let token = self.authenticator.authenticate(request.headers()).await?;
-        let handler = match (operation.run, token.role) {
+        let about = match operation.run {
+            Run::Survey(_) => About::Installation,
+            Run::Open(_) | Run::Read(_) | Run::Write(_) => About::Project,
+        };
+        let authenticated = self.authenticator.authenticate(about, request.headers());
+        let caller = authenticated.await?;
+        let handler = match (operation.run, caller.role) {
             (Run::Open(run), _) => return Ok(run(&self.context)),
-            (Run::Read(handler), _) | (Run::Write(handler), Role::Admin) => handler,
+            (Run::Survey(handler) | Run::Read(handler), _) | (Run::Write(handler), Role::Admin) => {
+                handler
+            }
             (Run::Write(_), Role::ReadOnly) => {
                 let message = "The token may only read; use an admin token for changes.";
                 return Err(ApiError::new(Code::Forbidden, message));
@@ -309,12 +324,13 @@ impl Handler {
         let peer = peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.0.ip());
         let body = read_body(body).await?;
         let call = Call {
-            path,
+            path: path.of(caller.home),
             query,
             body,
             headers: head.headers,
             peer,
-            actor: token.actor(),
+            actor: caller.actor,
+            owner: caller.owner,
         };
         handler(&self.context, &call).await
     }

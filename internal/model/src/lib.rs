@@ -8,6 +8,7 @@
 //! their field names are part of the on-disk format (`docs/formats.md`).
 
 pub mod definition;
+pub mod destination;
 pub mod file;
 pub mod id;
 pub mod idempotency;

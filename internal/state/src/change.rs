@@ -107,7 +107,10 @@ const fn source_of(key: &Key) -> Option<&SourceKey> {
         | Key::Node { .. }
         | Key::Task(_)
         | Key::Lock(_)
-        | Key::Token(_) => None,
+        | Key::Token(_)
+        | Key::Project(_)
+        | Key::Destination(_)
+        | Key::Provisioning(_) => None,
     }
 }
 

@@ -6,7 +6,8 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use stream_model::definition::{Sink, Source, Token};
+use stream_model::definition::{Project, Sink, Source, Token};
+use stream_model::destination::{Destination, Provisioning};
 use stream_model::file::File;
 use stream_model::slice::Slice;
 use stream_model::statistics::{Crossed, Figures, VolumeFigures};
@@ -85,6 +86,12 @@ const fn files(key: &Key) -> (&'static [&'static str], Check) {
         ),
         Key::Lock(_) => (&["lock"], check::<Holder>),
         Key::Token(_) => (&["token"], check::<Token>),
+        Key::Project(_) => (&["project"], check::<Project>),
+        Key::Destination(_) => (&["destination"], check::<Destination>),
+        Key::Provisioning(_) => (
+            &["provisioning", "provisioning-begun"],
+            check::<Provisioning>,
+        ),
     }
 }
 
@@ -110,6 +117,9 @@ fn one_of_each() -> Vec<Key> {
         "task/a/b",
         "lock/a/b",
         "token/x",
+        "project/1",
+        "destination/1/1/a/b",
+        "provisioning/1/1/a/b",
     ]
     .iter()
     .map(|text| text.parse().expect("a key"))

@@ -23,6 +23,9 @@
 //! | `task/{id}` | `Task`; the id may contain slashes | api | until cleaned up |
 //! | `lock/{name}` | who holds the lock; the name may contain slashes | api | as long as it is held (lease) |
 //! | `token/{hash}` | `Token` under the SHA-256 of the token | api | until revoked |
+//! | `project/{p}` | `Project` of a service elsewhere | api | for ever |
+//! | `destination/{p}/{b}/{source}/{sink}` | `Destination` of a sink of type keboola | api | as long as the sink |
+//! | `provisioning/{p}/{b}/{source}/{sink}` | `Provisioning`: a change of the destination | api | while it is under way |
 //!
 //! Keys are compared as whole segments: every prefix ends with `/`, so that `a` never covers `a-2`. A text is a key only
 //! when it is exactly what that key is written as: `007` is not project 7.
@@ -85,6 +88,12 @@ pub enum Key {
     Lock(String),
     /// A token, under its hash.
     Token(String),
+    /// A project of a service elsewhere.
+    Project(ProjectId),
+    /// What a sink has in a project elsewhere.
+    Destination(SinkKey),
+    /// A change of that.
+    Provisioning(SinkKey),
 }
 
 /// A text that is no key of this version of the service.
@@ -120,6 +129,9 @@ impl fmt::Display for Key {
             Self::Task(id) => write!(f, "task/{id}"),
             Self::Lock(name) => write!(f, "lock/{name}"),
             Self::Token(hash) => write!(f, "token/{hash}"),
+            Self::Project(project) => write!(f, "project/{project}"),
+            Self::Destination(sink) => write!(f, "destination/{sink}"),
+            Self::Provisioning(sink) => write!(f, "provisioning/{sink}"),
         }
     }
 }
@@ -163,6 +175,9 @@ fn parse(text: &str, segments: &[&str]) -> Option<Key> {
             .filter(|name| !name.is_empty())
             .map(|name| Key::Lock(name.to_owned())),
         ["token", hash] if !hash.is_empty() => Some(Key::Token((*hash).to_owned())),
+        ["project", project] => Some(Key::Project(project.parse().ok()?)),
+        ["destination", sink @ ..] => Some(Key::Destination(sink_key(sink)?)),
+        ["provisioning", sink @ ..] => Some(Key::Provisioning(sink_key(sink)?)),
         _ => None,
     }
 }
@@ -221,6 +236,7 @@ pub(crate) mod prefix {
     pub(crate) const ASSIGNMENTS: &str = "entity/assignment/";
     pub(crate) const FIGURES: &str = "volume/figures/";
     pub(crate) const TOKENS: &str = "token/";
+    pub(crate) const PROVISIONING: &str = "provisioning/";
 
     pub(crate) fn sources(branch: &BranchKey) -> String {
         format!("entity/source/{branch}/")
@@ -321,6 +337,9 @@ mod tests {
             "[a-z.]{1,10}(/[a-zA-Z0-9:._-]{1,10}){0,4}".prop_map(Key::Task),
             "[a-z.]{1,10}(/[a-zA-Z0-9:._-]{1,10}){0,4}".prop_map(Key::Lock),
             "[0-9a-f]{64}".prop_map(Key::Token),
+            any::<u64>().prop_map(|project| Key::Project(ProjectId(project))),
+            any_sink().prop_map(Key::Destination),
+            any_sink().prop_map(Key::Provisioning),
         ]
     }
 

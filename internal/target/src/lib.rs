@@ -23,6 +23,7 @@
 )]
 
 mod error;
+pub mod keboola;
 mod registry;
 mod rows;
 pub mod sqlite;

@@ -1,16 +1,18 @@
 //! Which targets this process has.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use stream_model::definition::TableKind;
 
 use crate::Target;
 
-/// The configured targets, one per kind of table. Filled at start, never changed afterwards.
+/// The configured targets, one per kind of table, and the kinds whose files wait because nothing imports them. Filled at start,
+/// never changed afterwards.
 #[derive(Clone, Default)]
 pub struct Targets {
     by_kind: BTreeMap<TableKind, Arc<dyn Target>>,
+    waiting: BTreeSet<TableKind>,
 }
 
 impl Targets {
@@ -27,6 +29,25 @@ impl Targets {
         self
     }
 
+    /// Lets sinks have tables of `kind`, whose files are kept until something can import them.
+    #[must_use]
+    pub fn with_waiting(mut self, kind: TableKind) -> Self {
+        self.waiting.insert(kind);
+        self
+    }
+
+    /// Whether sinks may have tables of `kind`.
+    #[must_use]
+    pub fn takes(&self, kind: TableKind) -> bool {
+        self.by_kind.contains_key(&kind) || self.waits(kind)
+    }
+
+    /// Whether files of `kind` are kept without being imported.
+    #[must_use]
+    pub fn waits(&self, kind: TableKind) -> bool {
+        self.waiting.contains(&kind) && !self.by_kind.contains_key(&kind)
+    }
+
     /// The target that holds tables of `kind`, if there is one.
     #[must_use]
     pub fn get(&self, kind: TableKind) -> Option<Arc<dyn Target>> {
@@ -35,7 +56,8 @@ impl Targets {
 
     /// The kinds of tables that sinks may have here.
     pub fn kinds(&self) -> impl Iterator<Item = TableKind> {
-        self.by_kind.keys().copied()
+        let kinds: BTreeSet<_> = self.by_kind.keys().chain(&self.waiting).copied().collect();
+        kinds.into_iter()
     }
 }
 

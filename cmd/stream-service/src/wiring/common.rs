@@ -22,6 +22,7 @@ use stream_storage_node::{
     FoundVolumes, Reader, ReaderDeps, ReaderOptions, Writer, WriterDeps, WriterOptions,
 };
 use stream_target::Targets;
+use stream_target::keboola::StorageApi;
 
 use super::neighbours;
 use crate::banner::Addresses;
@@ -262,7 +263,7 @@ impl Common {
         ready: ReadyFlag,
         config: &Config,
         listener: Listener,
-        targets: Targets,
+        (targets, storage_api): (Targets, Option<StorageApi>),
     ) -> anyhow::Result<stream_api::Api> {
         let deps = stream_api::Deps {
             store: self.store.clone(),
@@ -270,6 +271,7 @@ impl Common {
             node: self.node.clone(),
             mirror: self.mirror.clone(),
             targets,
+            storage_api,
             defaults: config.defaults(),
             source_public_url: config.source.http.public_url_or_default(),
             helpers: crate::evaluator::helpers(config.source.http.jsonnet.memory),

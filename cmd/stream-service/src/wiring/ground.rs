@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use stream_etcd_embedded::OpenError;
@@ -11,12 +12,21 @@ use stream_node::{Listener, OnError, Shutdown, Tasks};
 use stream_storage::local::durable;
 use stream_storage::staging::{Staging, StagingConfig};
 use stream_target::Targets;
+use stream_target::keboola::{StorageApi, StorageApiError};
 use stream_target::sqlite::SqliteTarget;
+use tokio::time::{Instant, sleep};
+
+use tracing::warn;
 
 use super::embedded;
 use crate::component::Component;
 use crate::config::Config;
 use crate::network;
+
+/// How long the start waits for the Storage API.
+const STORAGE_API_PATIENCE: Duration = Duration::from_secs(60);
+/// The pause between two looks, each of which has several tries.
+const STORAGE_API_PAUSE: Duration = Duration::from_secs(1);
 
 /// The open ports: all of them before any work begins, so that a taken one is known at once.
 pub struct Ports {
@@ -71,6 +81,37 @@ pub async fn connect(
         Some(tasks),
         format!("embedded ({})", endpoint.address()),
     ))
+}
+
+/// Asks the Storage API for its index, for as long as it takes within the limit: it may be away for a moment, or start together
+/// with this process.
+///
+/// # Errors
+/// When it is not there, or there is something else at its address.
+pub async fn storage_api(config: &Config) -> anyhow::Result<Option<StorageApi>> {
+    let Some(address) = config.storage_api_address().map_err(anyhow::Error::msg)? else {
+        return Ok(None);
+    };
+    let shown = address.to_string();
+    let storage_api = StorageApi::new(address, config.storage_api_options())
+        .context("storageApiHost cannot be reached")?;
+    let deadline = Instant::now() + STORAGE_API_PATIENCE;
+    let mut told = false;
+    loop {
+        let error = match storage_api.check().await {
+            Ok(()) => return Ok(Some(storage_api)),
+            Err(error @ StorageApiError::Unavailable { .. }) if Instant::now() < deadline => error,
+            Err(error) => {
+                return Err(error).with_context(|| {
+                    format!("storageApiHost is {shown}, but no Storage API answers there")
+                });
+            }
+        };
+        if !std::mem::replace(&mut told, true) {
+            warn!(address = shown, %error, "waiting for the storage api");
+        }
+        sleep(STORAGE_API_PAUSE).await;
+    }
 }
 
 fn create_data_dir(path: &Path) -> anyhow::Result<()> {

@@ -28,6 +28,7 @@ use stream_state::Lease;
 use stream_storage::wire::direct::Direct;
 use stream_storage_coordinator::Coordinator;
 use stream_storage_node::{Reader, Writer};
+use stream_target::keboola::StorageApi;
 
 use self::common::{Common, ReadyFlags};
 use self::network::Wires;
@@ -224,6 +225,7 @@ async fn start(
     let registry = prometheus::Registry::new();
     stream_node::register_process_metrics(&registry)?;
     let (client, embedded, state_address) = ground::connect(config, &registry, shutdown).await?;
+    let storage_api = ground::storage_api(config).await?;
     let ports = ground::bind(config, components).await?;
     let addresses = Addresses {
         admin: Some(ports.admin.local_addr()),
@@ -250,7 +252,8 @@ async fn start(
         source: ports.source,
         writer: ports.writer,
     };
-    let started = start_components(&common, config, components, listeners, flags).await?;
+    let started =
+        start_components(&common, config, components, listeners, flags, storage_api).await?;
     let shown_token = started
         .admin_token
         .as_ref()
@@ -313,6 +316,7 @@ async fn start_components(
     components: &BTreeSet<Component>,
     listeners: Listeners,
     mut flags: ReadyFlags,
+    storage_api: Option<StorageApi>,
 ) -> anyhow::Result<Started> {
     let staging = ground::open_staging(config)?;
     let targets = ground::open_targets(config, &common.clock, components).await?;
@@ -351,7 +355,11 @@ async fn start_components(
     if let Some(listener) = listeners.api {
         admin_token = Some(common.admin_token(config).await?);
         let ready = flags.take(Component::Api);
-        api = Some(common.api(ready, config, listener, targets).await?);
+        api = Some(
+            common
+                .api(ready, config, listener, (targets, storage_api))
+                .await?,
+        );
     }
     let mut source = None;
     if let Some(listener) = listeners.source {

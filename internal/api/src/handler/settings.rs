@@ -23,7 +23,11 @@ use crate::view::settings::SettingsView;
 /// `GET B/sources/{source}/settings`
 pub(crate) async fn of_source(context: &Context, call: &Call) -> Result<Answer, ApiError> {
     let source = context.source(&call.path.source()?).await?;
-    let view = SettingsView::of_source(&source.settings, &context.default_levels(None));
+    let view = SettingsView::of_source(
+        &source.settings,
+        &context.default_levels(None),
+        context.catalogue(),
+    );
     Ok(json(StatusCode::OK, &view))
 }
 
@@ -35,7 +39,7 @@ pub(crate) async fn of_sink(context: &Context, call: &Call) -> Result<Answer, Ap
         .apply(&context.default_levels(Some(sink.table.kind)));
     Ok(json(
         StatusCode::OK,
-        &SettingsView::of_sink(&sink.settings, &inherited),
+        &SettingsView::of_sink(&sink.settings, &inherited, context.catalogue()),
     ))
 }
 
@@ -44,12 +48,13 @@ pub(crate) async fn change_source(context: &Arc<Context>, call: &Call) -> Result
     let key = call.path.source()?;
     let changes = Changes::read(&call.body)?;
     let source = context.source(&key).await?;
-    check_key_path(&changes.apply(&source.settings, &context.default_levels(None))?)?;
+    let levels = context.default_levels(None);
+    check_key_path(&changes.apply(&source.settings, &levels, context.catalogue())?)?;
     let stamp = call.stamp(context.clock.as_ref());
     let order = Order {
         kind: Kind::UpdateSourceSettings,
         entity: Entity::Source(key.clone()),
-        url: format!("{}/settings", context.urls.of_source(&key)),
+        url: context.urls.of_source(&key),
         work: work({
             let context = Arc::clone(context);
             move |state| update_source(context, state, key, changes, stamp)
@@ -74,7 +79,7 @@ async fn update_source(
                 return Err(Refusal::Api(gone()));
             }
             source.settings = changes
-                .apply(&source.settings, &levels)
+                .apply(&source.settings, &levels, context.catalogue())
                 .map_err(Refusal::Api)?;
             let version = next(&source.version, changes.description.clone(), &stamp);
             source.version = content::of_source(&source).version(version);
@@ -95,12 +100,13 @@ pub(crate) async fn change_sink(context: &Arc<Context>, call: &Call) -> Result<A
     changes.apply(
         &sink.settings,
         &context.default_levels(Some(sink.table.kind)),
+        context.catalogue(),
     )?;
     let stamp = call.stamp(context.clock.as_ref());
     let order = Order {
         kind: Kind::UpdateSinkSettings,
         entity: Entity::Sink(key.clone()),
-        url: format!("{}/settings", context.urls.of_sink(&key)),
+        url: context.urls.of_sink(&key),
         work: work({
             let context = Arc::clone(context);
             move |state| update_sink(context, state, key, changes, stamp)
@@ -126,7 +132,7 @@ async fn update_sink(
             }
             let levels = context.default_levels(Some(sink.table.kind));
             sink.settings = changes
-                .apply(&sink.settings, &levels)
+                .apply(&sink.settings, &levels, context.catalogue())
                 .map_err(Refusal::Api)?;
             let version = next(&sink.version, changes.description.clone(), &stamp);
             sink.version = content::of_sink(&sink).version(version);

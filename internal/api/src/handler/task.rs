@@ -11,6 +11,11 @@ use crate::view::task::TaskView;
 /// `GET /v1/tasks/{*task}`
 pub(crate) async fn get(context: &Context, call: &Call) -> Result<Answer, ApiError> {
     let id = call.path.part("task");
+    // A task is of one branch, the first part of its id after its type.
+    let branch = id.split('/').nth(1);
+    if branch != Some(call.path.home().branch.to_string().as_str()) {
+        return Err(not_found::task(id));
+    }
     let task = context
         .store
         .task(id)

@@ -1,12 +1,15 @@
 //! A change of settings.
 
 use serde_json::Value;
-use stream_model::definition::settings::{SPECS, SettingError, is_of_sources};
+use stream_model::definition::settings::{Catalogue, SettingError, is_of_sources};
 use stream_model::definition::{MAX_DESCRIPTION_LEN, Settings};
 use stream_model::level::Levels;
 
 use crate::error::{ApiError, Code, sentence};
-use crate::fields::{Fields, quoted_list};
+use crate::fields::{Fields, list, quoted_list};
+
+/// The most settings of a change; there are not so many.
+const MAX_CHANGES: usize = 100;
 
 /// A change of settings.
 #[derive(Debug, PartialEq, Eq)]
@@ -23,7 +26,11 @@ impl Changes {
         let description = fields.optional_text("changeDescription", 0..=MAX_DESCRIPTION_LEN)?;
         let description = description.filter(|description| !description.is_empty());
         let path = fields.path("settings");
-        let items = fields.list("settings", 1..=SPECS.len())?;
+        // Without any the definition gets a new version, and nothing else happens.
+        let items = match fields.optional("settings") {
+            None => Vec::new(),
+            Some(items) => list(&path, items, 0..=MAX_CHANGES)?,
+        };
         fields.finish()?;
         let mut values = Vec::with_capacity(items.len());
         for (index, item) in items.into_iter().enumerate() {
@@ -56,11 +63,20 @@ impl Changes {
     /// The settings after the change. `levels` are those without any settings.
     ///
     /// Protected keys are named all at once, before anything else: the client has to leave them out in any case.
-    pub(crate) fn apply(&self, settings: &Settings, levels: &Levels) -> Result<Settings, ApiError> {
+    pub(crate) fn apply(
+        &self,
+        settings: &Settings,
+        levels: &Levels,
+        catalogue: Catalogue,
+    ) -> Result<Settings, ApiError> {
         let mut changed = settings.clone();
         let mut protected = Vec::new();
         let mut first_error = None;
         for (key, value) in &self.values {
+            if catalogue.is_inert(key) {
+                protected.push(key.clone());
+                continue;
+            }
             match changed.set(levels, key, value.clone()) {
                 Ok(()) => {}
                 Err(SettingError::Protected { key }) => protected.push(key),
@@ -93,7 +109,8 @@ mod tests {
 
     fn changed(json: &str) -> Result<Settings, ApiError> {
         let levels = Defaults::default().for_table(TableKind::Sqlite);
-        Changes::read(json.as_bytes())?.apply(&Settings::default(), &levels)
+        let changes = Changes::read(json.as_bytes())?;
+        changes.apply(&Settings::default(), &levels, Catalogue::Own)
     }
 
     #[test]
@@ -120,10 +137,23 @@ mod tests {
     }
 
     #[test]
+    fn settings_without_effect_are_protected_where_they_are_shown() {
+        let key = "storage.level.local.encoding.encoder.type";
+        let json = format!(r#"{{"settings":[{{"key":"{key}","value":"csv"}}]}}"#);
+        let changes = Changes::read(json.as_bytes()).expect("valid");
+        let levels = Defaults::default().for_table(TableKind::Keboola);
+        let apply = |catalogue| {
+            let applied = changes.apply(&Settings::default(), &levels, catalogue);
+            applied.expect_err("refused").code
+        };
+        assert_eq!(apply(Catalogue::Keboola), Code::Forbidden);
+        assert_eq!(apply(Catalogue::Own), Code::BadRequest, "there is none");
+    }
+
+    #[test]
     fn each_mistake_has_its_name() {
         for (json, code) in [
-            ("{}".to_owned(), Code::MissingField),
-            (r#"{"settings":[]}"#.to_owned(), Code::InvalidLength),
+            (r#"{"settings":{}}"#.to_owned(), Code::InvalidFieldType),
             (r#"{"settings":[5]}"#.to_owned(), Code::InvalidFieldType),
             (
                 format!(r#"{{"settings":[{{"key":"{COUNT}"}}]}}"#),

@@ -248,7 +248,7 @@ pub(crate) fn check(table: &Table, targets: &Targets) -> Result<(), ApiError> {
             typed.name
         )));
     }
-    if targets.get(table.kind).is_none() {
+    if !targets.takes(table.kind) {
         let available = quoted_list(targets.kinds().map(TableKind::as_str));
         let kind = table.kind.as_str();
         let advice = if available.is_empty() {

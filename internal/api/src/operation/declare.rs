@@ -21,6 +21,8 @@ pub(crate) enum Run {
     Open(fn(&Context) -> Answer),
     /// The holder of any token may.
     Read(Handler),
+    /// Likewise where there is one project. Where there are many, only the operator: the answer is about all of them.
+    Survey(Handler),
     /// Only the holder of a token that may change something.
     Write(Handler),
 }
@@ -54,6 +56,15 @@ impl Operation {
             method,
             path,
             run: Run::Read(handler),
+        }
+    }
+
+    /// One that changes nothing and tells of the whole installation.
+    pub(crate) const fn survey(method: Method, path: &'static str, handler: Handler) -> Self {
+        Self {
+            method,
+            path,
+            run: Run::Survey(handler),
         }
     }
 

@@ -5,7 +5,7 @@
 //!
 //! 1. write its handler, `async fn(&Arc<Context>, &Call) -> Result<Answer, ApiError>` (or with `&Context`), in `handler`;
 //! 2. add one entry to the group where a reader looks for it: [`Operation::read`] when a token that may only read is
-//!    enough, [`Operation::write`] when it changes something, [`Operation::open`] when anybody may ask.
+//!    enough, [`Operation::survey`] when it is about the whole installation, [`Operation::write`] when it changes something, [`Operation::open`] when anybody may ask.
 //!
 //! Nothing else knows the operations: a path whose methods are in several entries gets all of them, `OPTIONS` and the
 //! refusal of other methods come by themselves.

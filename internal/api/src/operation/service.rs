@@ -10,8 +10,8 @@ pub(super) fn operations() -> Vec<Operation> {
         Operation::open(Method::GET, "/", |_| service::root()),
         Operation::open(Method::GET, "/v1", service::index),
         Operation::open(Method::GET, "/health-check", |_| service::health()),
-        Operation::read(Method::GET, "/v1/status", handler!(status::status)),
-        Operation::read(Method::GET, "/v1/diagnose", handler!(status::diagnose)),
+        Operation::survey(Method::GET, "/v1/status", handler!(status::status)),
+        Operation::survey(Method::GET, "/v1/diagnose", handler!(status::diagnose)),
         Operation::read(Method::GET, "/v1/tasks/{*task}", handler!(task::get)),
         Operation::read(
             Method::GET,

@@ -116,7 +116,7 @@ async fn disabling_a_source_takes_its_sinks_along_and_enabling_gives_them_back()
     assert_eq!(version(&source), (2, "Disabled."));
     assert_eq!(source["disabled"]["by"]["type"], "user");
     let all = client.get(&format!("{SINKS}/all")).await.json();
-    assert_eq!(all["disabled"]["reason"], "came along with its source");
+    assert_eq!(all["disabled"]["reason"], "API");
     client
         .done("PUT", &format!("{ORDERS}/enable"), Value::Null)
         .await;
@@ -124,8 +124,9 @@ async fn disabling_a_source_takes_its_sinks_along_and_enabling_gives_them_back()
     assert_eq!(version(&all), (3, "Enabled."));
     assert!(all.get("disabled").is_none(), "{all}");
     assert_eq!(
-        client.get(AUDIT).await.json()["disabled"]["reason"],
-        "asked for"
+        version(&client.get(AUDIT).await.json()),
+        (2, "Disabled."),
+        "for itself"
     );
     client
         .done("PUT", &format!("{AUDIT}/enable"), Value::Null)
@@ -148,7 +149,7 @@ async fn what_was_deleted_is_listed_and_comes_back_with_what_went_along() {
     let listed = client.get(&format!("{SINKS}/deleted")).await.json();
     assert_eq!(listed["page"]["totalCount"], 1);
     assert_eq!(listed["sinks"][0]["sinkId"], "audit");
-    assert_eq!(listed["sinks"][0]["deleted"]["reason"], "asked for");
+    assert_eq!(listed["sinks"][0]["deleted"]["reason"], "API");
     client.done("DELETE", ORDERS, Value::Null).await;
     let undelete = format!("{AUDIT}/undelete");
     let refused = client.refused("PUT", &undelete, None).await;

@@ -5,6 +5,7 @@ mod changes;
 pub(crate) mod definitions;
 mod dry_run;
 mod lifecycle;
+mod project;
 mod service;
 mod settings;
 mod sink;

@@ -20,6 +20,7 @@ use stream_model::time::ManualClock;
 use stream_model::{Clock, FileId, Timestamp};
 use stream_node::{Helpers, Listener, OnError, Readiness, Shutdown, StillRunning, Tasks};
 use stream_state::{Lease, Mirror, NodeRegistration, Store};
+use stream_target::keboola::StorageApi;
 use stream_target::sqlite::SqliteTarget;
 use stream_target::{ImportFile, Imported, RowStream, Target, TargetError, Targets};
 use tempfile::TempDir;
@@ -115,6 +116,11 @@ impl Base {
     }
 
     pub(super) async fn api(&self) -> Api {
+        self.api_with(None).await
+    }
+
+    /// An API that knows a Storage API.
+    pub(super) async fn api_with(&self, storage_api: Option<StorageApi>) -> Api {
         let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
         let listener = Listener::bind(any_port, "the API", "api.listen")
             .await
@@ -129,6 +135,7 @@ impl Base {
             node: "api-1".parse().expect("a node id"),
             mirror: self.mirror.clone(),
             targets: Targets::new().with(self.target.clone()),
+            storage_api,
             defaults: Defaults::default(),
             source_public_url: "https://in.example.com".to_owned(),
             helpers: evaluators(),

@@ -18,6 +18,9 @@ use stream_model::Timestamp;
 use stream_model::definition::Actor;
 use stream_model::definition::sink::Switch;
 
+/// Why an entity was disabled or deleted: somebody asked the API to. There is no other way.
+const REASON: &str = "API";
+
 /// That an entity was disabled or deleted.
 #[derive(Debug, Serialize)]
 pub(crate) struct SwitchView<'a> {
@@ -28,15 +31,10 @@ pub(crate) struct SwitchView<'a> {
 
 impl<'a> From<&'a Switch> for SwitchView<'a> {
     fn from(switch: &'a Switch) -> Self {
-        let reason = if switch.directly {
-            "asked for"
-        } else {
-            "came along with its source"
-        };
         Self {
             at: switch.stamp.at,
             by: &switch.stamp.by,
-            reason,
+            reason: REASON,
         }
     }
 }

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde_json::Value;
 use stream_model::definition::Settings;
-use stream_model::definition::settings::{SPECS, Spec};
+use stream_model::definition::settings::{Catalogue, Spec};
 use stream_model::level::Levels;
 
 /// All settings of a source or sink, sorted by key.
@@ -31,14 +31,14 @@ struct SettingView {
 
 impl SettingsView {
     /// The settings of a source. `inherited` are the levels without its own.
-    pub(crate) fn of_source(own: &Settings, inherited: &Levels) -> Self {
-        Self::new(SPECS.iter(), own, inherited)
+    pub(crate) fn of_source(own: &Settings, inherited: &Levels, catalogue: Catalogue) -> Self {
+        Self::new(catalogue.specs(own).into_iter(), own, inherited)
     }
 
     /// The settings of a sink. `inherited` are the levels without its own.
-    pub(crate) fn of_sink(own: &Settings, inherited: &Levels) -> Self {
-        let specs = SPECS.iter().filter(|spec| !spec.is_of_sources());
-        Self::new(specs, own, inherited)
+    pub(crate) fn of_sink(own: &Settings, inherited: &Levels, catalogue: Catalogue) -> Self {
+        let specs = catalogue.specs(own).into_iter();
+        Self::new(specs.filter(|spec| !spec.is_of_sources()), own, inherited)
     }
 
     fn new(specs: impl Iterator<Item = &'static Spec>, own: &Settings, inherited: &Levels) -> Self {

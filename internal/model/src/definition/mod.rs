@@ -2,6 +2,7 @@
 
 pub mod actor;
 pub mod mapping;
+pub mod project;
 pub mod settings;
 pub mod sink;
 pub mod source;
@@ -9,6 +10,7 @@ pub mod token;
 
 pub use actor::{Actor, Stamp, Version};
 pub use mapping::{Column, ColumnKind, Mapping};
+pub use project::Project;
 pub use settings::Settings;
 pub use sink::{Sink, Table, TableKind};
 pub use source::Source;

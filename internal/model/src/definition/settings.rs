@@ -3,6 +3,8 @@
 //! A sink's own setting beats its source's, which beats the configuration. Settings below `source.` are of sources only. Values are kept in the form in which clients
 //! write them (`"30s"`, `"5MB"`, `1000`, `true`) and are checked by [`Settings::set`] before they are stored.
 
+mod catalogue;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
@@ -11,6 +13,8 @@ use serde_json::Value;
 use crate::level::{Compression, Durability, Levels};
 use crate::rate::RateLimit;
 use crate::unit::{ByteSize, Interval};
+
+pub use catalogue::Catalogue;
 
 /// Changed settings by full key, for example `storage.level.staging.upload.trigger.count`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]

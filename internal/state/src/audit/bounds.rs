@@ -25,6 +25,10 @@ const fn most_bytes(key: &Key) -> Option<usize> {
         Key::Current(_) => Some(60),
         Key::Removed(_) | Key::RejectsRemoved(_) => Some(200),
         Key::Figures(_) | Key::Token(_) => Some(300),
+        Key::Project(_) => Some(100),
+        // Their sealed texts come from elsewhere; what is there is a few hundred bytes each.
+        Key::Destination(_) => Some(16 << 10),
+        Key::Provisioning(_) => Some(32 << 10),
         // The id of a node alone may have 253.
         Key::Incarnation(_) | Key::Forgotten(_) => Some(400),
         Key::Crossed(..) | Key::RejectsCrossed(..) => Some(600),

@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use stream_model::definition::{Sink, Source, Token};
+use stream_model::definition::{Project, Sink, Source, Token};
+use stream_model::destination::{Destination, Provisioning};
 use stream_model::file::File;
 use stream_model::slice::Slice;
 use stream_model::statistics::{Crossed, Figures, VolumeFigures};
-use stream_model::{FileId, NodeId, SinkId, SinkKey, SliceId, SourceKey, VolumeId};
+use stream_model::{FileId, NodeId, ProjectId, SinkId, SinkKey, SliceId, SourceKey, VolumeId};
 
 use super::{Entry, Finding, bounds, rule};
 use crate::error::StateError;
@@ -34,6 +35,9 @@ pub(super) struct Picture {
     pub(super) tokens: BTreeMap<String, Token>,
     /// By name.
     pub(super) locks: BTreeMap<String, Holder>,
+    pub(super) projects: BTreeMap<ProjectId, Project>,
+    pub(super) destinations: BTreeMap<SinkKey, Destination>,
+    pub(super) provisionings: BTreeMap<SinkKey, Provisioning>,
     /// Every known key, readable or not.
     keys: BTreeSet<Key>,
     /// Those whose values cannot be read.
@@ -165,7 +169,16 @@ impl Picture {
             | Key::Node { .. }
             | Key::Task(_)
             | Key::Lock(_)
-            | Key::Token(_) => self.take_other(key, entry)?,
+            | Key::Token(_)
+            | Key::Project(_) => self.take_other(key, entry)?,
+            Key::Destination(id) => {
+                let destination = read(entry, |_| true)?;
+                self.destinations.insert(id.clone(), destination);
+            }
+            Key::Provisioning(id) => {
+                let provisioning = read(entry, |_| true)?;
+                self.provisionings.insert(id.clone(), provisioning);
+            }
         }
         Ok(())
     }
@@ -243,6 +256,9 @@ impl Picture {
             }
             Key::Token(hash) => {
                 self.tokens.insert(hash.clone(), read(entry, |_| true)?);
+            }
+            Key::Project(id) => {
+                self.projects.insert(*id, read(entry, |_| true)?);
             }
             Key::Lock(name) => {
                 self.locks.insert(name.clone(), read(entry, |_| true)?);

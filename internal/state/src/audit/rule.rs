@@ -192,3 +192,18 @@ pub(super) const STUCK: Rule = Rule::new(
     "a task ends within an hour while the API runs",
     "look at what it should have changed, then restart the API, which ends it",
 );
+
+// What sinks have elsewhere.
+
+pub(super) const DESTINATION: Rule = Rule::new(
+    "a live sink of type keboola has a destination for its table",
+    "change the sink through the API, or delete and undelete it: both make what is missing",
+);
+pub(super) const NO_DESTINATION: Rule = Rule::new(
+    "a destination belongs to a live sink of type keboola",
+    "delete the token that it names in the project, then this key",
+);
+pub(super) const PROVISIONING: Rule = Rule::new(
+    "a change of a destination ends within an hour while the API runs",
+    "look into the log of the API for why it cannot be ended; if its owner's token is gone, delete what it names in the project, then this key",
+);

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use stream_model::{Timestamp, VolumeId};
+use stream_model::definition::TableKind;
+use stream_model::{SinkKey, Timestamp, VolumeId};
 
 use super::picture::Picture;
 use super::{Finding, rule};
@@ -17,6 +18,7 @@ const TASK_OWNER: &str = "api";
 
 pub(super) fn check(picture: &Picture, now: Timestamp, findings: &mut Vec<Finding>) {
     check_incarnations(picture, findings);
+    check_destinations(picture, now, findings);
     for (id, volume) in &picture.volumes {
         if let (Some(registration), Some(newest)) = (&volume.registration, &volume.incarnation)
             && registration.incarnation > newest.number
@@ -40,6 +42,43 @@ pub(super) fn check(picture: &Picture, now: Timestamp, findings: &mut Vec<Findin
     }
 }
 
+/// What sinks have elsewhere is recorded for live sinks, and for nothing else.
+fn check_destinations(picture: &Picture, now: Timestamp, findings: &mut Vec<Finding>) {
+    for (key, change) in &picture.provisionings {
+        if now.since(change.began_at) > TASK_PATIENCE && api_runs(picture, now) {
+            let age = now.since(change.began_at).as_secs();
+            let key = Key::Provisioning(key.clone());
+            findings.push(rule::PROVISIONING.broken(key, format!("it began {age} s ago")));
+        }
+    }
+    let mut wanted = BTreeMap::new();
+    for (key, _, of_sink) in picture.sinks() {
+        let sink = of_sink.sink.as_ref();
+        if let Some(sink) = sink.filter(|sink| sink.deleted.is_none())
+            && sink.table.kind == TableKind::Keboola
+        {
+            wanted.insert(key, sink.table.table_id.as_str());
+        }
+    }
+    let settled = |key: &SinkKey| !picture.has(&Key::Provisioning(key.clone()));
+    for (key, table) in &wanted {
+        let own = Key::Destination(key.clone());
+        let found = picture.destinations.get(key).map(|it| it.table_id.as_str());
+        let is_there = found.is_some() || picture.is_unreadable(|key| *key == own);
+        if settled(key) && (!is_there || found.is_some_and(|found| found != *table)) {
+            let found = found.unwrap_or("none");
+            let detail = format!("it is for table {found}, the sink has {table}");
+            findings.push(rule::DESTINATION.broken(own, detail));
+        }
+    }
+    for key in picture.destinations.keys() {
+        if settled(key) && !wanted.contains_key(key) {
+            let own = Key::Destination(key.clone());
+            findings.push(rule::NO_DESTINATION.broken(own, "no live sink has it"));
+        }
+    }
+}
+
 /// One finding per volume, however many slices it has.
 fn check_incarnations(picture: &Picture, findings: &mut Vec<Finding>) {
     let mut slices: BTreeMap<VolumeId, usize> = BTreeMap::new();
@@ -59,12 +98,17 @@ fn check_incarnations(picture: &Picture, findings: &mut Vec<Finding>) {
 
 /// Whether the API had an hour to end the task and did not. While it does not run, tasks wait for its next start.
 fn is_stuck(picture: &Picture, task: &Task, now: Timestamp) -> bool {
-    let mut nodes = picture.nodes.iter();
-    let runs = nodes.any(|((component, _), node)| {
-        component == TASK_OWNER && now.since(node.started_at) > TASK_PATIENCE
-    });
+    let runs = api_runs(picture, now);
     let is_old = now.since(task.created_at) > TASK_PATIENCE;
     task.status == TaskStatus::Processing && is_old && runs
+}
+
+/// Whether the API has run for so long that it had the time for whatever it should end.
+fn api_runs(picture: &Picture, now: Timestamp) -> bool {
+    let mut nodes = picture.nodes.iter();
+    nodes.any(|((component, _), node)| {
+        component == TASK_OWNER && now.since(node.started_at) > TASK_PATIENCE
+    })
 }
 
 pub(super) const fn status(task: &Task) -> &'static str {

@@ -290,6 +290,33 @@ impl Tree {
         let tokens = picture.tokens.values().map(|token| self.token(token));
         let tokens: Vec<String> = tokens.collect();
         self.section("tokens", tokens.into_iter());
+        let projects = picture.projects.iter();
+        let projects = projects.map(|(id, project)| {
+            let (branch, age) = (project.default_branch, self.ago(project.first_used_at));
+            format!("{id}: default branch {branch}, first used {age}")
+        });
+        let projects: Vec<String> = projects.collect();
+        self.section("projects", projects.into_iter());
+        let destinations = picture.destinations.iter();
+        let destinations = destinations.map(|(sink, destination)| {
+            let (table, token, file) = (
+                &destination.table_id,
+                &destination.token.id,
+                destination.file.id,
+            );
+            format!("{sink}: table {table}, token {token}, staging file {file}")
+        });
+        self.section("destinations", destinations);
+        let changes = picture.provisionings.iter();
+        let changes = changes.map(|(sink, change)| {
+            let table = change.table_id.as_deref().unwrap_or("none");
+            format!(
+                "{sink}: to table {table}, began {}",
+                self.ago(change.began_at)
+            )
+        });
+        let changes: Vec<String> = changes.collect();
+        self.section("changes of destinations", changes.into_iter());
         let locks = picture.locks.iter();
         let locks = locks.map(|(name, holder)| format!("{name}: held by {}", holder.by));
         self.section("locks", locks);

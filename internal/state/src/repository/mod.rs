@@ -1,6 +1,7 @@
 //! The verbs of [`crate::Store`], one file per noun.
 
 pub(crate) mod definition;
+mod destination;
 pub(crate) mod file;
 pub(crate) mod forget;
 pub(crate) mod import;

@@ -15,6 +15,8 @@ use super::segment;
 
 /// Name of the file.
 pub(super) const FILE: &str = "volume-id";
+/// Name under which the identity is kept that another service gave the volume.
+pub(super) const FORMER: &str = "volume-id.former";
 /// Name of the file that is locked while the volume is open.
 pub(super) const LOCK: &str = "lock";
 
@@ -27,6 +29,8 @@ pub(super) enum Found {
     Unreadable,
     /// There is neither.
     New,
+    /// A name that another service gave to an empty volume: what the file holds.
+    Foreign(Vec<u8>),
 }
 
 /// Looks for the identity. Writes nothing.
@@ -40,6 +44,7 @@ pub(super) fn find(disk: &dyn Disk, dir: &Path) -> io::Result<Found> {
         read => Some(read?),
     };
     let text = bytes.as_deref().map(String::from_utf8_lossy);
+    let is_name = text.as_deref().is_some_and(|text| is_name(text.trim()));
     let written: Option<VolumeId> = text.and_then(|text| text.trim().parse().ok());
     let journal = in_journal(disk, &dir.join("journal"))?;
     Ok(match (written, journal.named.first()) {
@@ -55,9 +60,30 @@ pub(super) fn find(disk: &dyn Disk, dir: &Path) -> io::Result<Found> {
             };
             Found::Known(*id, Some(damage))
         }
-        (None, None) if bytes.is_some() || journal.has_segments => Found::Unreadable,
-        (None, None) => Found::New,
+        (None, None) if journal.has_segments => Found::Unreadable,
+        (None, None) => match bytes {
+            None => Found::New,
+            Some(bytes) if is_name && !was_opened(disk, dir)? => Found::Foreign(bytes),
+            Some(_) => Found::Unreadable,
+        },
     })
+}
+
+/// Whether the text may be how another service names a volume. It is not empty, and no garbage.
+fn is_name(text: &str) -> bool {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    (1..=253).contains(&text.len()) && text.chars().all(allowed)
+}
+
+/// Whether this service had the volume open ever: then the file was its own, and is damaged.
+fn was_opened(disk: &dyn Disk, dir: &Path) -> io::Result<bool> {
+    for name in ["journal", "checkpoint", "slices"] {
+        match disk.list(&dir.join(name)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            listed => return listed.map(|_| true),
+        }
+    }
+    Ok(false)
 }
 
 struct InJournal {

@@ -187,7 +187,7 @@ impl<'a> Recoverer<'a> {
 
     /// Names the files beside those of the volume.
     fn look_around(&mut self, dir: &Path) -> io::Result<()> {
-        let known = [dir.join(identity::FILE), dir.join(identity::LOCK)];
+        let known = [identity::FILE, identity::LOCK, identity::FORMER].map(|name| dir.join(name));
         for path in self.disk.list(dir)? {
             if path == durable::temporary(&known[0]) {
                 // A process ended while it wrote the file.

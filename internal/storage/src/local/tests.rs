@@ -825,6 +825,33 @@ async fn a_flipped_bit_costs_one_entry_and_is_reported() {
     volume.stop().await;
 }
 
+/// A directory of another service is taken over as long as nothing of ours was in it.
+#[tokio::test]
+async fn an_empty_volume_of_another_service_gets_an_identity_of_its_own() {
+    let fixture = Fixture::new();
+    let path = fixture.dir.path().join("volume-id");
+    std::fs::write(&path, "my-volume").expect("written");
+    let (volume, recovery) = fixture.open();
+    let id = volume.id();
+    assert!(recovery.damage.is_empty() && recovery.unknown_files.is_empty());
+    assert_eq!(
+        std::fs::read_to_string(&path).expect("readable").trim(),
+        id.to_string()
+    );
+    let former = std::fs::read_to_string(path.with_extension("former")).expect("kept");
+    assert_eq!(former, "my-volume");
+    volume.abandon().await;
+    drop(volume);
+    let (volume, recovery) = fixture.open();
+    assert_eq!(volume.id(), id);
+    assert!(
+        recovery.unknown_files.is_empty(),
+        "{:?}",
+        recovery.unknown_files
+    );
+    volume.abandon().await;
+}
+
 #[tokio::test]
 async fn a_damaged_identity_is_taken_from_the_journal_and_written_again() {
     let fixture = Fixture::new();

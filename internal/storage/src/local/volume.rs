@@ -888,6 +888,14 @@ fn identify(options: &Options) -> Result<Identified, OpenError> {
             write(id)?;
             (id, true, None)
         }
+        // Kept for whoever wants to go back to that service.
+        identity::Found::Foreign(former) => {
+            let kept = options.dir.join(identity::FORMER);
+            options.disk.replace(&kept, &former).map_err(failed)?;
+            let id = VolumeId::new(options.clock.now(), rand::random());
+            write(id)?;
+            (id, true, None)
+        }
         // Rows are known by the identity of their volume: a volume that has some must not get a new one.
         identity::Found::Unreadable => return Err(OpenError::Identity { path }),
     };

@@ -13,7 +13,7 @@ use super::{InspectError, unreadable};
 pub(super) fn identity(dir: &Path) -> Result<(VolumeId, Option<Damage>), InspectError> {
     match find(&ReadOnlyDisk, dir).map_err(unreadable(dir))? {
         Found::Known(id, damage) => Ok((id, damage)),
-        Found::Unreadable | Found::New => Err(InspectError::Identity {
+        Found::Unreadable | Found::New | Found::Foreign(_) => Err(InspectError::Identity {
             path: dir.join(FILE),
         }),
     }
