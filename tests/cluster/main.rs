@@ -24,6 +24,7 @@ mod idempotency;
 mod numbers;
 mod ownership;
 mod pods;
+mod purge;
 mod refusals;
 mod rejects;
 mod shutdown;

@@ -118,7 +118,8 @@ fn sent_token(headers: &HeaderMap) -> Result<Secret<String>, ApiError> {
 
 /// Takes the token out of the headers, wherever it was found. What else is in them is the client's own.
 pub(crate) fn remove_token(headers: &mut HeaderMap) {
-    if headers.remove(TOKEN_HEADER).is_none() {
+    let plain = headers.remove(TOKEN_HEADER);
+    if plain.is_none_or(|value| value.to_str().is_err()) {
         headers.remove(AUTHORIZATION);
     }
 }

@@ -109,12 +109,14 @@ impl Context {
 
     /// Waits until the mirror of this process shows a change, so that whoever saw the task finish can rely on it here.
     pub(crate) async fn seen<T>(&self, changed: &Versioned<T>) {
-        let reached = self.mirror.reached(changed.revision);
+        self.reached(changed.revision).await;
+    }
+
+    /// The same for the revision of a change.
+    pub(crate) async fn reached(&self, revision: i64) {
+        let reached = self.mirror.reached(revision);
         if tokio::time::timeout(SEEN_WITHIN, reached).await.is_err() {
-            warn!(
-                revision = changed.revision,
-                "change is stored but not mirrored yet"
-            );
+            warn!(revision, "change is stored but not mirrored yet");
         }
     }
 }

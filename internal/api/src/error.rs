@@ -53,6 +53,8 @@ pub(crate) enum Code {
     SinkVersionNotFound,
     /// There is no such task.
     TaskNotFound,
+    /// There is no such record, or it is forgotten where it is.
+    RecordNotFound,
     /// The source exists already, or is being created.
     SourceAlreadyExists,
     /// The sink exists already, or is being created.
@@ -101,6 +103,7 @@ impl Code {
             Self::SourceVersionNotFound => "stream.api.sourceVersionNotFound",
             Self::SinkVersionNotFound => "stream.api.sinkVersionNotFound",
             Self::TaskNotFound => "stream.api.taskNotFound",
+            Self::RecordNotFound => "stream.api.recordNotFound",
             Self::SourceAlreadyExists => "stream.api.sourceAlreadyExists",
             Self::SinkAlreadyExists => "stream.api.sinkAlreadyExists",
             Self::SourceCountLimitReached => "stream.api.sourceCountLimitReached",
@@ -135,7 +138,8 @@ impl Code {
             | Self::DeletedSinkNotFound
             | Self::SourceVersionNotFound
             | Self::SinkVersionNotFound
-            | Self::TaskNotFound => StatusCode::NOT_FOUND,
+            | Self::TaskNotFound
+            | Self::RecordNotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::SourceAlreadyExists
             | Self::SinkAlreadyExists

@@ -32,6 +32,7 @@ mod lifecycle;
 mod metrics;
 mod operation;
 mod orphan;
+mod purge;
 mod request;
 mod response;
 mod route;

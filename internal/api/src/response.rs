@@ -43,6 +43,11 @@ pub(crate) fn text(body: &'static str) -> Answer {
     answer
 }
 
+/// That it was done, and nothing more.
+pub(crate) fn done() -> Answer {
+    empty(StatusCode::OK)
+}
+
 /// Sends the client to another path for good.
 pub(crate) fn moved(to: &'static str) -> Answer {
     let mut answer = empty(StatusCode::MOVED_PERMANENTLY);

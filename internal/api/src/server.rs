@@ -31,6 +31,7 @@ use crate::error::{ApiError, Code};
 use crate::metrics::Metrics;
 use crate::operation::{Operation, Run};
 use crate::orphan::{self, Own};
+use crate::purge;
 use crate::request::{Call, Path, Query, read_body};
 use crate::response::{Answer, finish, options, refused};
 use crate::route::Routes;
@@ -150,22 +151,28 @@ impl Api {
             ProjectTokens::new(storage_api, store, clock, metrics.clone())
         });
         let authenticator = Authenticator::new(LocalTokens::new(deps.store.clone()), project);
+        let context = Arc::new(Context {
+            store: deps.store,
+            mirror: deps.mirror,
+            targets: deps.targets,
+            defaults: deps.defaults,
+            urls,
+            templates: TemplateCheck::new(deps.helpers),
+            record_limits: deps.record_limits,
+            clock: deps.clock,
+            runner,
+        });
+        let (purging, stop) = (Arc::clone(&context), server.token());
+        server.spawn("unfinished purges", OnError::LogAndContinue, async move {
+            purge::resume(purging, stop).await;
+            Ok(())
+        });
         let handler = Arc::new(Handler {
             routes: Routes::new(),
             authenticator,
             metrics,
             header: server_header(deps.version),
-            context: Arc::new(Context {
-                store: deps.store,
-                mirror: deps.mirror,
-                targets: deps.targets,
-                defaults: deps.defaults,
-                urls,
-                templates: TemplateCheck::new(deps.helpers),
-                record_limits: deps.record_limits,
-                clock: deps.clock,
-                runner,
-            }),
+            context,
         });
         let address = deps.listener.local_addr();
         serve(&server, deps.listener, connections, handler);

@@ -24,6 +24,7 @@ use tracing::{error, info, warn};
 
 use crate::error::{ApiError, Code};
 use crate::metrics::Metrics;
+use crate::purge::Discarded;
 use crate::token::random_text;
 
 /// How long the work of a task may take.
@@ -37,6 +38,12 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 pub(crate) enum Entity {
     Source(SourceKey),
     Sink(SinkKey),
+}
+
+impl std::fmt::Display for Entity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.queue())
+    }
 }
 
 impl Entity {
@@ -134,14 +141,33 @@ pub(crate) struct Order {
 
 /// The work of a task.
 pub(crate) type Work = Box<dyn FnOnce(Store) -> Working + Send>;
-type Working = BoxFuture<'static, Result<&'static str, ApiError>>;
+type Working = BoxFuture<'static, Result<Done, ApiError>>;
+
+/// How the work of a task ended.
+#[derive(Debug)]
+pub(crate) struct Done {
+    /// What was done; or why not all of it.
+    pub(crate) outcome: Result<&'static str, ApiError>,
+    /// What was discarded on the way.
+    pub(crate) discarded: Option<Discarded>,
+}
+
+impl From<&'static str> for Done {
+    fn from(sentence: &'static str) -> Self {
+        Self {
+            outcome: Ok(sentence),
+            discarded: None,
+        }
+    }
+}
 
 /// Boxes the work of a task.
-pub(crate) fn work<F>(work: impl FnOnce(Store) -> F + Send + 'static) -> Work
+pub(crate) fn work<F, D>(work: impl FnOnce(Store) -> F + Send + 'static) -> Work
 where
-    F: Future<Output = Result<&'static str, ApiError>> + Send + 'static,
+    F: Future<Output = Result<D, ApiError>> + Send + 'static,
+    D: Into<Done>,
 {
-    Box::new(move |store| work(store).boxed())
+    Box::new(move |store| work(store).map(|done| done.map(Into::into)).boxed())
 }
 
 /// Starts tasks and sees them through. Clones are handles of the same runner.
@@ -242,12 +268,7 @@ impl Runner {
     }
 
     /// Does the work of a task under the lock of its entity.
-    async fn work(
-        self,
-        work: Work,
-        entity: Entity,
-        lock: Option<Lock>,
-    ) -> Result<&'static str, ApiError> {
+    async fn work(self, work: Work, entity: Entity, lock: Option<Lock>) -> Result<Done, ApiError> {
         let lock = match lock {
             Some(lock) => lock,
             None => self.wait_for_lock(&entity).await?,
@@ -257,6 +278,26 @@ impl Runner {
             warn!(entity = entity.queue(), %error, "lock is given back later");
         }
         outcome
+    }
+
+    /// Does something to an entity that nobody works on at present, here or in another process; none: somebody does.
+    pub(crate) async fn alone<F>(
+        &self,
+        entity: &Entity,
+        work: impl FnOnce(Store) -> F,
+    ) -> Result<Option<()>, ApiError>
+    where
+        F: Future<Output = Result<(), ApiError>>,
+    {
+        let Some(Reservation { lock, turn }) = self.reserve(entity).await? else {
+            return Ok(None);
+        };
+        let outcome = work(self.store.guarded_by(&lock)).await;
+        if let Err(error) = lock.release().await {
+            warn!(%entity, %error, "lock is given back later");
+        }
+        drop(turn);
+        outcome.map(Some)
     }
 
     async fn wait_for_lock(&self, entity: &Entity) -> Result<Lock, ApiError> {
@@ -298,9 +339,7 @@ pub(crate) async fn record(
 }
 
 /// Does the work, within its limit. A panic is an error of the task, not of the process.
-async fn run(
-    work: BoxFuture<'static, Result<&'static str, ApiError>>,
-) -> Result<&'static str, ApiError> {
+async fn run(work: Working) -> Result<Done, ApiError> {
     match tokio::time::timeout(TASK_LIMIT, AssertUnwindSafe(work).catch_unwind()).await {
         Ok(Ok(outcome)) => outcome,
         Ok(Err(_)) => {
@@ -347,29 +386,26 @@ fn outputs(order: &Order) -> Outputs {
             Entity::Source(_) => None,
             Entity::Sink(sink) => Some(sink.sink.to_string()),
         },
+        discarded_rows: None,
+        discarded_rejects: None,
+        uncounted_slices: None,
     }
 }
 
 /// The task with its outcome.
 pub(crate) fn finished(
     task: &Task,
-    outcome: Result<&'static str, ApiError>,
+    outcome: Result<Done, ApiError>,
     outputs: Outputs,
     now: Timestamp,
 ) -> Task {
-    let (status, result, error, outputs) = match outcome {
-        Ok(sentence) => (
-            TaskStatus::Success,
-            Some(sentence.to_owned()),
-            None,
-            outputs,
-        ),
-        Err(error) => (
-            TaskStatus::Error,
-            None,
-            Some(error.message),
-            Outputs::default(),
-        ),
+    let (outcome, outputs) = match outcome {
+        Ok(Done { outcome, discarded }) => (outcome, with_discarded(outputs, discarded)),
+        Err(error) => (Err(error), Outputs::default()),
+    };
+    let (status, result, error) = match outcome {
+        Ok(sentence) => (TaskStatus::Success, Some(sentence.to_owned()), None),
+        Err(error) => (TaskStatus::Error, None, Some(error.message)),
     };
     let duration = now.since(task.created_at);
     Task {
@@ -380,6 +416,19 @@ pub(crate) fn finished(
         error,
         outputs,
         ..task.clone()
+    }
+}
+
+fn with_discarded(outputs: Outputs, discarded: Option<Discarded>) -> Outputs {
+    let Some(discarded) = discarded else {
+        return outputs;
+    };
+    let unless_zero = |count: u64| (count > 0).then_some(count);
+    Outputs {
+        discarded_rows: Some(discarded.rows),
+        discarded_rejects: unless_zero(discarded.rejects),
+        uncounted_slices: unless_zero(discarded.uncounted),
+        ..outputs
     }
 }
 

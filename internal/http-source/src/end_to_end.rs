@@ -86,6 +86,7 @@ fn definition(key: SourceKey) -> Source {
         created: stamp(),
         disabled: None,
         deleted: None,
+        purging: None,
         settings: Settings::default(),
     }
 }
@@ -112,6 +113,7 @@ fn sink_definition(key: SinkKey) -> Sink {
         created: stamp(),
         disabled: None,
         deleted: None,
+        purging: None,
         settings: Settings::default(),
     }
 }

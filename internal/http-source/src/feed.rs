@@ -50,8 +50,12 @@ impl Directory for Routes {
 
     fn fate(&self, slice: SliceId, session: SessionId) -> Fate {
         self.mirror.read(|topology| match topology.slice(slice) {
-            None => Fate::Gone,
             Some(slice) => fate(&slice.value, session),
+            // What was sealed before the sink was purged was kept until then.
+            None => match topology.purged(slice).map(|note| &note.value.slice) {
+                Some(slice) if slice.seal().is_some() => fate(slice, session),
+                Some(_) | None => Fate::Gone,
+            },
         })
     }
 
@@ -336,8 +340,11 @@ fn plan_sink(
     previous: Option<&Arc<Plan>>,
 ) -> Option<PlannedSink> {
     let known = previous.into_iter().flat_map(|plan| &plan.sinks);
-    let mut known =
-        known.filter(|known| known.sink == *sink && known.mapping_version == file.mapping_version);
+    let mut known = known.filter(|known| {
+        known.sink == *sink
+            && known.mapping_version == file.mapping_version
+            && *known.columns == file.table.mapping
+    });
     if let Some(known) = known.next() {
         return Some(known.clone());
     }
@@ -346,6 +353,7 @@ fn plan_sink(
             sink: sink.clone(),
             mapping_version: file.mapping_version,
             mapping: Arc::new(mapping),
+            columns: Arc::new(file.table.mapping.clone()),
         }),
         Err(reason) => {
             error!(%source, %sink, version = file.mapping_version, %reason, "cannot use the mapping of a sink");

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use stream_encoding::CompiledMapping;
 use stream_encoding::jsonnet::Templates;
+use stream_model::definition::Mapping;
 use stream_model::level::{Compression, Durability};
 use stream_model::{Secret, SessionId, SinkId, SliceId, SourceKey, VolumeId};
 use tokio::sync::watch;
@@ -34,6 +35,8 @@ pub(crate) struct PlannedSink {
     pub mapping_version: u64,
     /// The mapping.
     pub mapping: Arc<CompiledMapping>,
+    /// What it was compiled from: after a purge another sink has the same name and versions.
+    pub columns: Arc<Mapping>,
 }
 
 impl Plan {
@@ -59,7 +62,9 @@ impl Plan {
     /// Whether rows made by `other` are rows of this plan.
     pub fn makes_same_rows_as(&self, other: &Self) -> bool {
         let same = |(a, b): (&PlannedSink, &PlannedSink)| {
-            a.sink == b.sink && a.mapping_version == b.mapping_version
+            a.sink == b.sink
+                && a.mapping_version == b.mapping_version
+                && (Arc::ptr_eq(&a.columns, &b.columns) || a.columns == b.columns)
         };
         self.sinks.len() == other.sinks.len() && self.sinks.iter().zip(&other.sinks).all(same)
     }

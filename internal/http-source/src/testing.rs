@@ -471,13 +471,15 @@ pub(crate) fn sink(name: &str, version: u64, kind: ColumnKind) -> PlannedSink {
         primary_key: false,
         data_type: DataType::String,
     };
-    let mapping = CompiledMapping::compile(&Mapping {
+    let columns = Mapping {
         columns: vec![column],
-    });
+    };
+    let mapping = CompiledMapping::compile(&columns);
     PlannedSink {
         sink: name.parse().expect("valid"),
         mapping_version: version,
         mapping: Arc::new(mapping.expect("valid")),
+        columns: Arc::new(columns),
     }
 }
 

@@ -17,6 +17,7 @@ pub mod key;
 pub mod level;
 pub mod opening;
 pub mod placement;
+pub mod purge;
 pub mod rate;
 pub mod rejects;
 pub mod retry;

@@ -39,6 +39,18 @@ impl Figures {
     }
 }
 
+/// That the statistics of a sink were cleared: what was known at that moment does not count any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Cleared {
+    /// When.
+    pub at: Timestamp,
+    /// The figures of all rows at that moment.
+    pub rows: Figures,
+    /// The figures of all rejected records at that moment.
+    pub rejects: Figures,
+}
+
 /// A slice on a volume has reached a limit of its trigger. Written once per slice by its writer; removed by the
 /// transaction that rotates the slice.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

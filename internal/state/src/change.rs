@@ -6,8 +6,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use stream_model::definition::{Sink, Source};
 use stream_model::file::File;
+use stream_model::purge::Purged;
 use stream_model::slice::Slice;
-use stream_model::statistics::{Crossed, Figures};
+use stream_model::statistics::{Cleared, Crossed, Figures};
 use stream_model::{FileId, SinkId, SinkKey, SliceId, SourceKey, VolumeId};
 
 use crate::error::StateError;
@@ -49,6 +50,8 @@ pub(crate) enum SinkEntity {
     Removed(Option<Figures>),
     RejectsCrossed(SliceId, Option<Arc<Versioned<Crossed>>>),
     RejectsRemoved(Option<Figures>),
+    Cleared(Option<Cleared>),
+    Purged(SliceId, Option<Arc<Versioned<Purged>>>),
 }
 
 impl Change {
@@ -92,6 +95,8 @@ const fn source_of(key: &Key) -> Option<&SourceKey> {
         Key::Sink(sink)
         | Key::Current(sink)
         | Key::Removed(sink)
+        | Key::Cleared(sink)
+        | Key::Purged(sink, _)
         | Key::RejectsRemoved(sink)
         | Key::RejectsCrossed(sink, _)
         | Key::File(sink, _)
@@ -163,6 +168,14 @@ fn read_entity(reader: &Reader<'_>) -> Result<Option<Entity>, StateError> {
         Key::Removed(key) => {
             let removed = reader.read(|_: &Figures| true)?;
             of_sink(key, SinkEntity::Removed(removed.map(|r| r.value)))
+        }
+        Key::Cleared(key) => {
+            let cleared = reader.read(|_: &Cleared| true)?;
+            of_sink(key, SinkEntity::Cleared(cleared.map(|c| c.value)))
+        }
+        Key::Purged(key, id) => {
+            let own = |it: &Purged| it.slice.id == *id && it.slice.sink == *key;
+            of_sink(key, SinkEntity::Purged(*id, reader.read(own)?))
         }
         Key::RejectsRemoved(key) => {
             let removed = reader.read(|_: &Figures| true)?;

@@ -9,8 +9,9 @@ use serde_json::{Value, json};
 use stream_model::definition::{Project, Sink, Source, Token};
 use stream_model::destination::{Destination, Provisioning};
 use stream_model::file::File;
+use stream_model::purge::Purged;
 use stream_model::slice::Slice;
-use stream_model::statistics::{Crossed, Figures, VolumeFigures};
+use stream_model::statistics::{Cleared, Crossed, Figures, VolumeFigures};
 
 use crate::keyspace::Key;
 use crate::lock::Holder;
@@ -50,9 +51,13 @@ const fn files(key: &Key) -> (&'static [&'static str], Check) {
     match key {
         // Not in the envelope: it says what the envelope means.
         Key::Schema => (&[], check::<Value>),
-        Key::Source(_) | Key::SourceVersion(..) => (&["source", "source-deleted"], check::<Source>),
+        Key::Source(_) | Key::SourceVersion(..) => (
+            &["source", "source-deleted", "source-purging"],
+            check::<Source>,
+        ),
         Key::Sink(_) | Key::SinkVersion(..) => {
-            (&["sink", "sink-columns", "sink-data-types"], check::<Sink>)
+            let names = &["sink", "sink-columns", "sink-data-types", "sink-purging"];
+            (names, check::<Sink>)
         }
         Key::Assignment(_) => (&["assignment"], check::<Volumes>),
         Key::File(..) => (
@@ -73,6 +78,8 @@ const fn files(key: &Key) -> (&'static [&'static str], Check) {
         ),
         Key::Crossed(..) => (&["crossed"], check::<Crossed>),
         Key::Removed(_) => (&["removed"], check::<Figures>),
+        Key::Cleared(_) => (&["cleared"], check::<Cleared>),
+        Key::Purged(..) => (&["purged", "purged-imported"], check::<Purged>),
         Key::RejectsCrossed(..) => (&["rejectscrossed"], check::<Crossed>),
         Key::RejectsRemoved(_) => (&["rejectsremoved"], check::<Figures>),
         Key::Incarnation(_) => (&["incarnation"], check::<Incarnation>),
@@ -81,7 +88,13 @@ const fn files(key: &Key) -> (&'static [&'static str], Check) {
         Key::Forgotten(_) => (&["forgotten"], check::<Tombstone>),
         Key::Node { .. } => (&["node"], check::<NodeRegistration>),
         Key::Task(_) => (
-            &["task", "task-node", "task-finished", "task-failed"],
+            &[
+                "task",
+                "task-node",
+                "task-finished",
+                "task-failed",
+                "task-purged",
+            ],
             check::<Task>,
         ),
         Key::Lock(_) => (&["lock"], check::<Holder>),
@@ -107,6 +120,8 @@ fn one_of_each() -> Vec<Key> {
         &format!("entity/slice/1/1/a/b/{id}"),
         &format!("entity/crossed/1/1/a/b/{id}"),
         "entity/removed/1/1/a/b",
+        "entity/cleared/1/1/a/b",
+        &format!("entity/purged/1/1/a/b/{id}"),
         &format!("entity/rejectscrossed/1/1/a/b/{id}"),
         "entity/rejectsremoved/1/1/a/b",
         &format!("volume/incarnation/{id}"),

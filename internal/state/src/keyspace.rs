@@ -3,8 +3,8 @@
 //! | key | value | written by | lives |
 //! |---|---|---|---|
 //! | `schema` | `{"version":1}` | whoever comes first | for ever |
-//! | `entity/source/{p}/{b}/{source}` | `Source` | api | for ever; deletion is a field |
-//! | `entity/sink/{p}/{b}/{source}/{sink}` | `Sink` | api | for ever; deletion is a field |
+//! | `entity/source/{p}/{b}/{source}` | `Source` | api | until purged; deletion is a field |
+//! | `entity/sink/{p}/{b}/{source}/{sink}` | `Sink` | api | until purged; deletion is a field |
 //! | `entity/assignment/{p}/{b}/{source}` | `{"volumes":[…]}`, shared by all sinks of the source | api, coordinator | as long as the source |
 //! | `entity/file/{p}/{b}/{source}/{sink}/{file}` | `File` | coordinator | until imported and cleaned up |
 //! | `entity/current/{p}/{b}/{source}/{sink}` | `{"file":…}`, the one writing file of the sink | coordinator | while the sink takes rows |
@@ -13,6 +13,8 @@
 //! | `entity/rejectscrossed/{p}/{b}/{source}/{sink}/{slice}` | `Crossed` of a slice of rejected records | writer | until the slice is closed |
 //! | `entity/rejectsremoved/{p}/{b}/{source}/{sink}` | `Figures` of all rejected records that are not kept any more | coordinator | for ever |
 //! | `entity/removed/{p}/{b}/{source}/{sink}` | `Figures` of all slices that were cleaned up after their import | coordinator | for ever |
+//! | `entity/cleared/{p}/{b}/{source}/{sink}` | `Cleared`, the figures when the statistics were cleared | api | until the sink is purged |
+//! | `entity/purged/{p}/{b}/{source}/{sink}/{slice}` | `Purged`, the note of a slice of a purged sink | api | until its volume and staging are rid of it |
 //! | `version/source/{p}/{b}/{source}/{number}` | `Source` as it was in that version | api | the last 1000 |
 //! | `version/sink/{p}/{b}/{source}/{sink}/{number}` | `Sink` as it was in that version | api | the last 1000 |
 //! | `volume/incarnation/{volume}` | `Incarnation` | writer | for ever |
@@ -63,6 +65,10 @@ pub enum Key {
     RejectsRemoved(SinkKey),
     /// Figures of the slices of a sink that were cleaned up.
     Removed(SinkKey),
+    /// Figures of a sink when its statistics were cleared.
+    Cleared(SinkKey),
+    /// A slice of a purged sink.
+    Purged(SinkKey, SliceId),
     /// A version of a source.
     SourceVersion(SourceKey, u64),
     /// A version of a sink.
@@ -117,6 +123,8 @@ impl fmt::Display for Key {
             }
             Self::RejectsRemoved(sink) => write!(f, "entity/rejectsremoved/{sink}"),
             Self::Removed(sink) => write!(f, "entity/removed/{sink}"),
+            Self::Cleared(sink) => write!(f, "entity/cleared/{sink}"),
+            Self::Purged(sink, slice) => write!(f, "entity/purged/{sink}/{slice}"),
             Self::SourceVersion(source, number) => {
                 write!(f, "version/source/{source}/{number:010}")
             }
@@ -188,6 +196,8 @@ fn parse_entity(kind: &str, rest: &[&str]) -> Option<Key> {
         ("assignment", source) => Some(Key::Assignment(source_key(source)?)),
         ("sink", sink) => Some(Key::Sink(sink_key(sink)?)),
         ("current", sink) => Some(Key::Current(sink_key(sink)?)),
+        ("cleared", sink) => Some(Key::Cleared(sink_key(sink)?)),
+        ("purged", [sink @ .., slice]) => Some(Key::Purged(sink_key(sink)?, slice.parse().ok()?)),
         ("removed", sink) => Some(Key::Removed(sink_key(sink)?)),
         ("rejectsremoved", sink) => Some(Key::RejectsRemoved(sink_key(sink)?)),
         ("rejectscrossed", [sink @ .., slice]) => {
@@ -244,6 +254,18 @@ pub(crate) mod prefix {
 
     pub(crate) fn sinks(source: &SourceKey) -> String {
         format!("entity/sink/{source}/")
+    }
+
+    pub(crate) fn files(sink: &SinkKey) -> String {
+        format!("entity/file/{sink}/")
+    }
+
+    pub(crate) fn purged(sink: &SinkKey) -> String {
+        format!("entity/purged/{sink}/")
+    }
+
+    pub(crate) fn rejects_crossed(sink: &SinkKey) -> String {
+        format!("entity/rejectscrossed/{sink}/")
     }
 
     pub(crate) fn slices(sink: &SinkKey) -> String {
@@ -315,6 +337,9 @@ mod tests {
             any_sink().prop_map(Key::Sink),
             any_sink().prop_map(Key::Current),
             any_sink().prop_map(Key::Removed),
+            any_sink().prop_map(Key::Cleared),
+            (any_sink(), any::<[u8; 16]>())
+                .prop_map(|(sink, id)| Key::Purged(sink, SliceId::from_bytes(id))),
             (any_sink(), any::<[u8; 16]>())
                 .prop_map(|(sink, id)| Key::File(sink, FileId::from_bytes(id))),
             (any_sink(), any::<[u8; 16]>())

@@ -50,6 +50,7 @@ pub use mirror::{Mirror, MirrorTask};
 pub use repository::file::{ClosedFile, Opening};
 pub use repository::forget::{Loss, Tombstone};
 pub use repository::node::NodeRegistration;
+pub use repository::purge::Remains;
 pub use repository::slice::Rotation;
 pub use repository::source::SourceTree;
 pub use repository::task::{Outputs, Task, TaskStatus};

@@ -8,8 +8,9 @@ use std::sync::Arc;
 
 use stream_model::definition::{Sink, Source};
 use stream_model::file::File;
+use stream_model::purge::Purged;
 use stream_model::slice::Slice;
-use stream_model::statistics::{Crossed, Figures};
+use stream_model::statistics::{Cleared, Crossed, Figures};
 use stream_model::{FileId, SinkId, SinkKey, SliceId, SourceKey, VolumeId};
 
 use crate::change::{Change, Content, Entity, SinkEntity};
@@ -25,6 +26,7 @@ pub struct Topology {
     pub revision: i64,
     slices: HashMap<SliceId, Arc<Versioned<Slice>>>,
     by_volume: HashMap<VolumeId, BTreeSet<SliceId>>,
+    purged: HashMap<SliceId, Arc<Versioned<Purged>>>,
     /// When each source changed last, both ways round. One entry per source, however often it changes.
     changed_at: HashMap<SourceKey, i64>,
     changes: BTreeMap<i64, BTreeSet<SourceKey>>,
@@ -63,6 +65,10 @@ pub struct SinkNode {
     pub rejects_crossed: BTreeMap<SliceId, Arc<Versioned<Crossed>>>,
     /// Sum of the rejected records that are not kept any more.
     pub rejects_removed: Option<Figures>,
+    /// What was known when the statistics were cleared.
+    pub cleared: Option<Cleared>,
+    /// Slices of purged sinks of this name.
+    pub purged: BTreeMap<SliceId, Arc<Versioned<Purged>>>,
 }
 
 impl Topology {
@@ -70,6 +76,12 @@ impl Topology {
     #[must_use]
     pub fn slice(&self, id: SliceId) -> Option<&Arc<Versioned<Slice>>> {
         self.slices.get(&id)
+    }
+
+    /// Finds the note of a slice of a purged sink by its identifier alone.
+    #[must_use]
+    pub fn purged(&self, id: SliceId) -> Option<&Arc<Versioned<Purged>>> {
+        self.purged.get(&id)
     }
 
     /// How many slices there are.
@@ -123,6 +135,12 @@ impl Topology {
             Content::Unreadable => node.unreadable.insert(key),
             Content::Entity(entity) => {
                 let was_unreadable = node.unreadable.remove(&key);
+                if let Entity::OfSink(_, SinkEntity::Purged(id, new)) = &entity {
+                    match new {
+                        Some(new) => self.purged.insert(*id, Arc::clone(new)),
+                        None => self.purged.remove(id),
+                    };
+                }
                 let outcome = node.set(entity);
                 self.index(&outcome);
                 outcome.is_change || was_unreadable
@@ -230,6 +248,8 @@ impl SinkNode {
             SinkEntity::Sink(new) => Outcome::of(replace(&mut self.sink, new)),
             SinkEntity::Current(new) => Outcome::of(replace(&mut self.current, new)),
             SinkEntity::Removed(new) => Outcome::of(replace(&mut self.removed, new)),
+            SinkEntity::Cleared(new) => Outcome::of(replace(&mut self.cleared, new)),
+            SinkEntity::Purged(id, new) => Outcome::of(replace_in(&mut self.purged, id, new)),
             SinkEntity::RejectsRemoved(new) => Outcome::of(replace(&mut self.rejects_removed, new)),
             SinkEntity::RejectsCrossed(id, new) => {
                 Outcome::of(replace_in(&mut self.rejects_crossed, id, new))
@@ -261,6 +281,10 @@ impl SinkNode {
         if self.rejects_removed.is_some() {
             keys.push(Key::RejectsRemoved(sink.clone()));
         }
+        if self.cleared.is_some() {
+            keys.push(Key::Cleared(sink.clone()));
+        }
+        keys.extend(self.purged.keys().map(|id| Key::Purged(sink.clone(), *id)));
         let crossed = self.rejects_crossed.keys();
         keys.extend(crossed.map(|id| Key::RejectsCrossed(sink.clone(), *id)));
         keys.extend(self.files.keys().map(|id| Key::File(sink.clone(), *id)));

@@ -6,11 +6,13 @@
 //! seconds. The minutes are for those who must see what became of a slice: its writer, which releases the local copy, and
 //! sources that ask whether a batch was written.
 //! Rejected records have a retention of their own (`rejects`).
-//! Definitions are never removed, not even those of deleted sinks.
+//! Definitions are never removed here, not even those of deleted sinks: a purge does that, and leaves notes of its slices,
+//! which go here with their objects (`purged`).
 //!
 //! Order matters: first the objects, then the record that names them. What is left behind by a crash in between is removed
 //! by the next round.
 
+mod purged;
 mod rejects;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -261,6 +263,10 @@ impl Reconciler for Cleanup {
             }
         }
         match self.clean_rejects(&around, now, cancel).await {
+            Ok(removed) => changed += removed,
+            Err(error) => failure = Some(error),
+        }
+        match self.clean_purged(&around, now, cancel).await {
             Ok(removed) => changed += removed,
             Err(error) => failure = Some(error),
         }

@@ -267,6 +267,11 @@ async fn import(context: &Context, whole: &Whole) -> Result<u64, ImportError> {
         .targets
         .get(kind)
         .ok_or(ImportError::NoTarget(kind.as_str()))?;
+    // A file that was fenced off must not make its table again.
+    if let Some(known) = target.status(file.id).await? {
+        info!(sink = %file.sink, file = %file.id, "target already had the file");
+        return Ok(known.rows);
+    }
     target.prepare(&file.table).await?;
     let rows = rows::stream(
         context.staging.clone(),

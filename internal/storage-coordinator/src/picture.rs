@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use stream_model::definition::{Sink, Source};
 use stream_model::file::{self, File};
+use stream_model::purge::Purged;
 use stream_model::slice::{self, Slice};
 use stream_model::statistics::{Crossed, Figures};
 use stream_model::{FileId, SliceId, VolumeId};
@@ -47,6 +48,17 @@ impl<'a> Picture<'a> {
     pub(crate) fn takes_rows(&self) -> bool {
         self.definitions()
             .is_some_and(|(source, sink)| source.value.is_enabled() && sink.value.is_enabled())
+    }
+
+    /// Whether the sink is being purged.
+    pub(crate) fn is_purging(&self) -> bool {
+        let sink = self.sink.sink.as_ref();
+        sink.is_some_and(|sink| sink.value.purging.is_some())
+    }
+
+    /// Notes of slices of purged sinks.
+    pub(crate) fn purged(&self) -> impl Iterator<Item = &'a Arc<Versioned<Purged>>> + use<'a> {
+        self.sink.purged.values()
     }
 
     /// The volumes that were chosen for the source, once they were.

@@ -30,7 +30,7 @@ use stream_node::{CancellationToken, Readiness, ReconcilerMetrics, Shutdown};
 use stream_state::{Lease, Mirror, Opening, Registration, SinkNode, Store, Topology, Versioned};
 use stream_storage::staging::{Content, Staging, StagingConfig};
 use stream_storage_coordinator::{CleanupOptions, Coordinator, CoordinatorOptions, Deps};
-use stream_target::{ImportFile, Imported, RowStream, Target, TargetError, Targets};
+use stream_target::{ImportFile, Imported, Removal, RowStream, Target, TargetError, Targets};
 use tempfile::TempDir;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -83,6 +83,16 @@ impl Target for MemoryTarget {
             at,
             already: true,
         }))
+    }
+
+    async fn remove(&self, removal: &Removal) -> Result<BTreeSet<FileId>, TargetError> {
+        let mut files = self.files.lock();
+        let known = removal.files.iter().filter(|id| files.contains_key(id));
+        let known = known.copied().collect();
+        for id in &removal.files {
+            files.insert(*id, Vec::new());
+        }
+        Ok(known)
     }
 }
 

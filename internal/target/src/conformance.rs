@@ -8,7 +8,9 @@ use stream_model::definition::{Column, ColumnKind, Mapping, Table, TableKind};
 use stream_model::key::{BranchKey, SinkKey, SourceKey};
 use stream_model::{BranchId, ErrorKind, FileId, ProjectId, Timestamp};
 
-use crate::{ImportFile, Imported, RowBlock, RowStream, RowsError, Target, TargetError};
+use crate::{
+    Fate, ImportFile, Imported, Removal, RowBlock, RowStream, RowsError, Target, TargetError,
+};
 
 /// A target, and a client of the same store that is independent of it.
 pub(crate) trait Fixture: Send + Sync {
@@ -38,6 +40,9 @@ macro_rules! conformance {
             refuses_another_primary_key,
             refuses_rows_that_do_not_fit_the_table,
             keeps_two_tables_apart,
+            a_removed_table_is_gone_and_its_files_are_never_imported,
+            an_import_that_began_before_a_removal_leaves_no_row,
+            a_table_that_others_write_to_is_kept,
         );
     };
     ($open:path: $($behaviour:ident),+ $(,)?) => {$(
@@ -486,4 +491,86 @@ pub(crate) async fn keeps_two_tables_apart(fixture: &dyn Fixture) {
     assert_eq!(second.expect("imported").rows, 2);
     assert_eq!(sorted(fixture.rows(&orders)), [["o"]]);
     assert_eq!(sorted(fixture.rows(&clicks)), [["c"], ["c"]]);
+}
+
+fn removal(table: &Table, files: &[&ImportFile], fate: Fate) -> Removal {
+    Removal {
+        sink: file(0, table).sink,
+        table: table.clone(),
+        files: files.iter().map(|file| file.id).collect(),
+        fate,
+    }
+}
+
+pub(crate) async fn a_removed_table_is_gone_and_its_files_are_never_imported(
+    fixture: &dyn Fixture,
+) {
+    let target = fixture.target();
+    let table = table("orders", &["id"]);
+    let (first, second) = (file(1, &table), file(2, &table));
+    target
+        .import(&first, rows(&[&["1"]]))
+        .await
+        .expect("imported");
+    let all = removal(&table, &[&first, &second], Fate::Dropped);
+    for _ in 0..2 {
+        let imported = target.remove(&all).await.expect("removed");
+        assert_eq!(imported.into_iter().collect::<Vec<_>>(), [first.id]);
+        assert_eq!(fixture.rows(&table), None);
+    }
+    for old in [&first, &second] {
+        let known = target.import(old, untouched()).await.expect("known");
+        assert!(known.already);
+        assert_eq!(fixture.rows(&table), None, "an old file makes no table");
+    }
+    // A new table of that name has other columns and rows of its own.
+    let new = keyed("orders", &["key", "id"], &["key"]);
+    target
+        .import(&file(3, &new), rows(&[&["k", "2"]]))
+        .await
+        .expect("imported");
+    assert_eq!(sorted(fixture.rows(&new)), [["k", "2"]]);
+}
+
+pub(crate) async fn an_import_that_began_before_a_removal_leaves_no_row(fixture: &dyn Fixture) {
+    let target = fixture.target();
+    let table = table("orders", &["id"]);
+    let old = file(1, &table);
+    let (give, given) = tokio::sync::oneshot::channel::<()>();
+    let late = stream::once(async move {
+        let _ = given.await;
+        Ok(block(&[&["1"]]))
+    });
+    // It waits for its first row: what it has done by then must not keep others from anything.
+    let import = tokio::spawn({
+        let (target, old) = (Arc::clone(&target), old.clone());
+        async move { target.import(&old, late.boxed()).await }
+    });
+    // Two orders are possible, and neither leaves a row: the import is first and its row goes with the table, or it finds
+    // its file in the ledger.
+    let removing = tokio::spawn({
+        let (target, all) = (Arc::clone(&target), removal(&table, &[&old], Fate::Dropped));
+        async move { target.remove(&all).await }
+    });
+    give.send(()).expect("the import waits");
+    import.await.expect("no panic").expect("imported or known");
+    removing.await.expect("no panic").expect("removed");
+    let left = fixture.rows(&table).unwrap_or_default();
+    assert_eq!(left, Vec::<Vec<String>>::new());
+}
+
+pub(crate) async fn a_table_that_others_write_to_is_kept(fixture: &dyn Fixture) {
+    let target = fixture.target();
+    let table = table("orders", &["id"]);
+    let (first, second) = (file(1, &table), file(2, &table));
+    target
+        .import(&first, rows(&[&["1"]]))
+        .await
+        .expect("imported");
+    let kept = removal(&table, &[&second], Fate::Kept);
+    let imported = target.remove(&kept).await.expect("fenced");
+    assert!(imported.is_empty());
+    let known = target.import(&second, untouched()).await.expect("known");
+    assert_eq!((known.already, known.rows), (true, 0));
+    assert_eq!(sorted(fixture.rows(&table)), [["1"]]);
 }

@@ -12,6 +12,7 @@
 //! - A stream that fails, or a caller that stops polling, leaves no trace in the table.
 //! - With a primary key the last row of a key wins, in the order of the stream.
 //!
+//! - A file that [`Target::remove`] was told of is never imported afterwards, also not by an import that began before.
 //! - A column of a data type holds values of that type, and NULL where the text is empty.
 //!
 //! The crate refuses to convert values silently: text goes in, the same text comes out, or there is an error. What does not
@@ -36,6 +37,8 @@ pub use error::{RowsError, TargetError};
 pub use registry::Targets;
 pub use rows::{InvalidRow, Row, RowBlock, RowStream};
 pub use table::{MAX_COLUMN_NAME_LEN, MAX_TABLE_ID_LEN, validate_table};
+
+use std::collections::BTreeSet;
 
 use async_trait::async_trait;
 use stream_model::definition::{Table, TableKind};
@@ -70,6 +73,36 @@ pub trait Target: Send + Sync {
     /// # Errors
     /// When the ledger cannot be read.
     async fn status(&self, file: FileId) -> Result<Option<Imported>, TargetError>;
+
+    /// Enters files that were not imported into the ledger, so that they never will be, and drops the table if asked to,
+    /// in one transaction. Answers which of the files had been imported before. Repeating it is harmless, also when the
+    /// table is gone.
+    ///
+    /// # Errors
+    /// Nothing was changed, unless the failure was that of the commit itself. Either way the same call may be repeated.
+    async fn remove(&self, removal: &Removal) -> Result<BTreeSet<FileId>, TargetError>;
+}
+
+/// What goes with a sink.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Removal {
+    /// The sink. Written to the ledger, for people who look at it.
+    pub sink: SinkKey,
+    /// Its table.
+    pub table: Table,
+    /// Its files that are not known to be imported.
+    pub files: Vec<FileId>,
+    /// What happens to the table.
+    pub fate: Fate,
+}
+
+/// What happens to the table of a sink that is purged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// It goes, with all its rows.
+    Dropped,
+    /// It stays as it is, because others write to it.
+    Kept,
 }
 
 /// A file to import.

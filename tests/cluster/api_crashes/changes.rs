@@ -25,10 +25,12 @@ pub enum Change {
     UpdateSink,
     RollbackSink,
     DeleteSink,
+    PurgeSource,
+    PurgeSink,
 }
 
 impl Change {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::CreateSource,
         Self::UpdateSource,
         Self::RollbackSource,
@@ -37,7 +39,25 @@ impl Change {
         Self::UpdateSink,
         Self::RollbackSink,
         Self::DeleteSink,
+        Self::PurgeSource,
+        Self::PurgeSink,
     ];
+
+    /// Whether it is a change of a source, else of a sink.
+    const fn is_of_source(self) -> bool {
+        matches!(
+            self,
+            Self::CreateSource
+                | Self::UpdateSource
+                | Self::RollbackSource
+                | Self::DeleteSource
+                | Self::PurgeSource
+        )
+    }
+
+    const fn is_purge(self) -> bool {
+        matches!(self, Self::PurgeSource | Self::PurgeSink)
+    }
 }
 
 /// What became of a change.
@@ -69,11 +89,11 @@ impl Trial {
             Change::CreateSource => "api.create.source/",
             Change::UpdateSource => "api.update.source/",
             Change::RollbackSource => "api.rollback.sourceVersion/",
-            Change::DeleteSource => "api.delete.source/",
+            Change::DeleteSource | Change::PurgeSource => "api.delete.source/",
             Change::CreateSink => "api.create.sink/",
             Change::UpdateSink => "api.update.sink/",
             Change::RollbackSink => "api.rollback.sinkVersion/",
-            Change::DeleteSink => "api.delete.sink/",
+            Change::DeleteSink | Change::PurgeSink => "api.delete.sink/",
         }
     }
 
@@ -83,27 +103,17 @@ impl Trial {
 
     /// Its sink: in a source of its own, or in the one of all sinks that are changed.
     fn sink(&self) -> String {
-        match self.change {
-            Change::CreateSource
-            | Change::UpdateSource
-            | Change::RollbackSource
-            | Change::DeleteSource => format!("{}/sinks/{}", self.source(), self.name),
-            Change::CreateSink | Change::UpdateSink | Change::RollbackSink | Change::DeleteSink => {
-                format!("{SINKS}/{}", self.name)
-            }
+        match self.change.is_of_source() {
+            true => format!("{}/sinks/{}", self.source(), self.name),
+            false => format!("{SINKS}/{}", self.name),
         }
     }
 
     /// The entity that is changed.
     fn entity(&self) -> String {
-        match self.change {
-            Change::CreateSource
-            | Change::UpdateSource
-            | Change::RollbackSource
-            | Change::DeleteSource => self.source(),
-            Change::CreateSink | Change::UpdateSink | Change::RollbackSink | Change::DeleteSink => {
-                self.sink()
-            }
+        match self.change.is_of_source() {
+            true => self.source(),
+            false => self.sink(),
         }
     }
 
@@ -135,6 +145,10 @@ impl Trial {
                 (Method::PUT, path, Value::Null)
             }
             Change::DeleteSource | Change::DeleteSink => (Method::DELETE, entity, Value::Null),
+            Change::PurgeSource | Change::PurgeSink => {
+                let path = format!("{entity}?cascade=true");
+                (Method::DELETE, path, Value::Null)
+            }
         }
     }
 
@@ -142,14 +156,14 @@ impl Trial {
     pub async fn prepare(&self, api: &Api) -> anyhow::Result<()> {
         match self.change {
             Change::CreateSource | Change::CreateSink => {}
-            Change::UpdateSource | Change::RollbackSource | Change::DeleteSource => {
+            change if change.is_of_source() => {
                 api.done(Method::POST, SOURCES, &self.source_body()).await?;
             }
-            Change::UpdateSink | Change::RollbackSink | Change::DeleteSink => {
+            _ => {
                 api.done(Method::POST, SINKS, &self.sink_body()).await?;
             }
         }
-        if self.change == Change::DeleteSource {
+        if matches!(self.change, Change::DeleteSource | Change::PurgeSource) {
             let sinks = format!("{}/sinks", self.source());
             api.done(Method::POST, &sinks, &self.sink_body()).await?;
         }
@@ -181,11 +195,19 @@ impl Trial {
             (Change::UpdateSource | Change::UpdateSink, 200, (Some(AFTER), Some(2))) => true,
             (Change::RollbackSource | Change::RollbackSink, 200, (Some(AFTER), Some(2))) => false,
             (Change::RollbackSource | Change::RollbackSink, 200, (Some(BEFORE), Some(3))) => true,
-            (Change::DeleteSource | Change::DeleteSink, 200, (Some(BEFORE), Some(1))) => false,
-            (Change::DeleteSource | Change::DeleteSink, 404, _) => true,
+            // A purge that has begun is finished by whoever lives.
+            (
+                Change::DeleteSource | Change::DeleteSink | Change::PurgeSource | Change::PurgeSink,
+                status @ (200 | 404),
+                seen,
+            ) => {
+                let is_whole = status == 404 || seen == (Some(BEFORE), Some(1));
+                ensure!(is_whole, "{self:?}: {status} {entity}");
+                status == 404
+            }
             _ => bail!("{self:?}: {status} {entity}"),
         };
-        if self.change == Change::DeleteSource {
+        if matches!(self.change, Change::DeleteSource | Change::PurgeSource) {
             let sink = api.call(Method::GET, &self.sink(), &Value::Null).await?;
             let goes_along = (sink.status == 404) == is_done;
             ensure!(goes_along, "{self:?}: its sink is answered {}", sink.status);
@@ -209,6 +231,47 @@ impl Trial {
                 Err(error) if error.to_string().contains("409") => sleep(PAUSE).await,
                 Err(error) => return Err(error),
             }
+        }
+        match self.change.is_purge() {
+            true => self.create_anew(api).await,
+            false => Ok(()),
+        }
+    }
+
+    /// After a purge the name begins anew.
+    async fn create_anew(&self, api: &Api) -> anyhow::Result<()> {
+        let create = match self.change.is_of_source() {
+            true => Self {
+                change: Change::CreateSource,
+                name: self.name.clone(),
+            },
+            false => Self {
+                change: Change::CreateSink,
+                name: self.name.clone(),
+            },
+        };
+        let (method, path, body) = create.call();
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match api.done(method.clone(), &path, &body).await {
+                Ok(_) => break,
+                // It is still on its way out.
+                Err(error) if error.to_string().contains("409") => sleep(PAUSE).await,
+                Err(error) => return Err(error),
+            }
+            ensure!(Instant::now() < deadline, "{self:?}: it never goes");
+        }
+        ensure!(
+            create.fate(api).await? == Fate::Done,
+            "it is not the first version"
+        );
+        if self.change.is_of_source() {
+            let sink = api.call(Method::GET, &self.sink(), &Value::Null).await?;
+            ensure!(
+                sink.status == 404,
+                "the old sink is answered {}",
+                sink.status
+            );
         }
         Ok(())
     }

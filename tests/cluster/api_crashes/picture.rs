@@ -13,6 +13,9 @@ pub fn faults(state: &State) -> Vec<String> {
         let segments: Vec<&str> = key.split('/').collect();
         match segments.as_slice() {
             ["lock", ..] => faults.push(format!("{key} is held")),
+            ["entity", "source" | "sink", ..] if !value["purging"].is_null() => {
+                faults.push(format!("{key} is not purged yet"));
+            }
             ["task", ..] if value["status"] == "processing" => {
                 faults.push(format!("{key} is not finished"));
             }
@@ -34,6 +37,11 @@ pub fn faults(state: &State) -> Vec<String> {
                 "current" | "removed" | "rejectsremoved",
                 sink @ ..,
             ] => {
+                check_parent(state, key, "sink", &sink.join("/"), &mut faults);
+            }
+            // A note of a slice outlives its sink.
+            ["entity", "purged", ..] => {}
+            ["entity", "cleared", sink @ ..] => {
                 check_parent(state, key, "sink", &sink.join("/"), &mut faults);
             }
             ["entity", _, of_sink @ ..] | ["version", "sink", of_sink @ ..] => {

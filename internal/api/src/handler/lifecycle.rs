@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use stream_model::definition::Stamp;
+use stream_model::definition::{Sink, Source, Stamp};
 use stream_model::{SinkKey, SourceKey};
 use stream_state::{StateError, Store};
 
@@ -139,7 +139,8 @@ pub(crate) async fn undelete_source(
 ) -> Result<Answer, ApiError> {
     let key = call.path.source()?;
     let source = context.store.source(&key).await?;
-    if source.is_none_or(|source| source.value.deleted.is_none()) {
+    let is_deleted = |source: &Source| source.deleted.is_some() && source.purging.is_none();
+    if !source.is_some_and(|source| is_deleted(&source.value)) {
         return Err(not_found::deleted_source(key.source.as_str()));
     }
     let stamp = call.stamp(context.clock.as_ref());
@@ -171,7 +172,7 @@ async fn store_undeleted_source(
     let gone = || not_found::deleted_source(key.source.as_str());
     let tree = state
         .update_source_tree(&key, |source, sinks| {
-            if source.deleted.is_none() {
+            if source.deleted.is_none() || source.purging.is_some() {
                 return Err(Refusal::Api(gone()));
             }
             Ok(lifecycle::undelete_source(source, sinks, &stamp))
@@ -190,7 +191,8 @@ pub(crate) async fn undelete_sink(context: &Arc<Context>, call: &Call) -> Result
     let key = call.path.sink()?;
     context.source(&key.source).await?;
     let sink = context.store.sink(&key).await?;
-    if sink.is_none_or(|sink| sink.value.deleted.is_none()) {
+    let is_deleted = |sink: &Sink| sink.deleted.is_some() && sink.purging.is_none();
+    if !sink.is_some_and(|sink| is_deleted(&sink.value)) {
         return Err(not_found::deleted_sink(key.sink.as_str()));
     }
     let stamp = call.stamp(context.clock.as_ref());
@@ -218,7 +220,7 @@ async fn store_undeleted_sink(
     prepare(&context, &deleted.value.table).await?;
     let revived = state
         .update_sink(&key, |sink| {
-            if sink.deleted.is_none() {
+            if sink.deleted.is_none() || sink.purging.is_some() {
                 return Err(Refusal::Api(gone()));
             }
             Ok(lifecycle::undelete_sink(sink, &stamp))

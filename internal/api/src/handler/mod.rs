@@ -3,6 +3,7 @@
 pub(crate) mod aggregation;
 pub(crate) mod dry_run;
 pub(crate) mod lifecycle;
+pub(crate) mod record;
 pub(crate) mod service;
 pub(crate) mod settings;
 pub(crate) mod sink;
@@ -72,15 +73,4 @@ impl Refusal {
             Self::State(error) => error.into(),
         }
     }
-}
-
-/// Refuses to purge: a client that asks for it must not believe that it happened.
-fn refuse_cascade(cascade: bool) -> Result<(), ApiError> {
-    if !cascade {
-        return Ok(());
-    }
-    Err(ApiError::bad_request(
-        "Deleting with \"cascade=true\" is not supported by this version; delete without it, buffered rows are then \
-         still imported.",
-    ))
 }

@@ -11,15 +11,16 @@ use stream_state::keyspace::Key;
 use stream_state::{Opening, StateError, Store, Versioned};
 use tracing::{debug, info};
 
-use super::{accept, first, refuse_cascade};
+use super::{accept, first};
 use crate::content;
 use crate::context::Context;
 use crate::error::{ApiError, Code, not_found};
 use crate::input::page::Window;
 use crate::input::sink::NewSink;
+use crate::purge;
 use crate::request::Call;
 use crate::response::{Answer, json};
-use crate::task::{Entity, Kind, Order, work};
+use crate::task::{Done, Entity, Kind, Order, work};
 use crate::token::random_bytes;
 use crate::view::page::cut;
 use crate::view::sink::{SinkView, SinksView};
@@ -42,7 +43,7 @@ pub(crate) async fn list(context: &Context, call: &Call) -> Result<Answer, ApiEr
     Ok(json(StatusCode::OK, &SinksView::new(&key, page, views)))
 }
 
-async fn live(context: &Context, source: &SourceKey) -> Result<Vec<Sink>, ApiError> {
+pub(super) async fn live(context: &Context, source: &SourceKey) -> Result<Vec<Sink>, ApiError> {
     let sinks = context
         .store
         .sinks(source)
@@ -59,10 +60,15 @@ pub(crate) async fn list_deleted(context: &Context, call: &Call) -> Result<Answe
     context.source(&key).await?;
     let sinks = context.store.sinks(&key).await?.into_iter();
     let deleted = sinks.map(|sink| sink.value);
-    let deleted: Vec<Sink> = deleted.filter(|sink| sink.deleted.is_some()).collect();
+    let deleted: Vec<Sink> = deleted.filter(is_deleted).collect();
     let (page, sinks) = cut(deleted, window, |sink| sink.key.sink.as_str());
     let views = sinks.iter().map(SinkView::from).collect();
     Ok(json(StatusCode::OK, &SinksView::new(&key, page, views)))
+}
+
+/// Whether it can be brought back.
+fn is_deleted(sink: &Sink) -> bool {
+    sink.deleted.is_some() && sink.purging.is_none()
 }
 
 /// `GET S/{sink}`
@@ -85,6 +91,11 @@ pub(crate) async fn create(context: &Arc<Context>, call: &Call) -> Result<Answer
     let entity = Entity::Sink(key.clone());
     let reservation = context.runner.reserve(&entity).await?;
     let reservation = reservation.ok_or_else(|| in_work(&key))?;
+    if let Some(old) = context.store.sink(&key).await?
+        && old.value.purging.is_some()
+    {
+        return Err(in_work(&key));
+    }
     let sinks = live(context, &key.source).await?;
     if sinks.iter().any(|sink| sink.key == key) {
         return Err(already_exists(&key));
@@ -123,6 +134,7 @@ fn define(call: &Call, key: SinkKey, new: NewSink, context: &Context) -> Sink {
         created: stamp,
         disabled: None,
         deleted: None,
+        purging: None,
         settings: Settings::default(),
     };
     sink.version = content::of_sink(&sink).version(sink.version.clone());
@@ -257,8 +269,8 @@ async fn choose_volumes(
 /// `DELETE S/{sink}`
 pub(crate) async fn delete(context: &Arc<Context>, call: &Call) -> Result<Answer, ApiError> {
     let key = call.path.sink()?;
-    refuse_cascade(call.query.flag("cascade")?)?;
-    context.sink(&key).await?;
+    let cascade = call.query.flag("cascade")?;
+    check_deletable(context, &key, cascade).await?;
     let switch = Switch {
         stamp: call.stamp(context.clock.as_ref()),
         directly: true,
@@ -267,13 +279,45 @@ pub(crate) async fn delete(context: &Arc<Context>, call: &Call) -> Result<Answer
         kind: Kind::DeleteSink,
         entity: Entity::Sink(key.clone()),
         url: context.urls.of_sink(&key),
-        work: work({
+        work: {
             let context = Arc::clone(context);
-            move |state| mark_deleted(context, state, key, switch)
-        }),
+            match cascade {
+                true => work(move |state| purge_sink(context, state, key, switch)),
+                false => work(move |state| mark_deleted(context, state, key, switch)),
+            }
+        },
         reservation: None,
     };
     accept(context, order).await
+}
+
+/// What is being purged is deleted, and may be asked to be purged again.
+async fn check_deletable(context: &Context, key: &SinkKey, cascade: bool) -> Result<(), ApiError> {
+    let sink = context.store.sink(key).await?;
+    if cascade && sink.is_some_and(|sink| sink.value.purging.is_some()) {
+        return Ok(());
+    }
+    context.sink(key).await.map(|_| ())
+}
+
+async fn purge_sink(
+    context: Arc<Context>,
+    state: Store,
+    key: SinkKey,
+    switch: Switch,
+) -> Result<Done, ApiError> {
+    match state.begin_sink_purge(&key, switch).await {
+        Ok(begun) => context.seen(&begun).await,
+        Err(StateError::NotFound { .. }) => return Err(not_found::sink(key.sink.as_str())),
+        Err(error) => return Err(error.into()),
+    }
+    let discarded = purge::sink(&context, &state, &key).await?;
+    Ok(Done {
+        outcome: Ok(
+            "The sink was purged with its versions, its table and all rows that were not imported yet.",
+        ),
+        discarded: Some(discarded),
+    })
 }
 
 async fn mark_deleted(

@@ -9,15 +9,16 @@ use stream_model::definition::{MAX_CHILDREN, Settings, Source};
 use stream_model::{Secret, SourceKey};
 use stream_state::{StateError, Store};
 
-use super::{Refusal, accept, first, next, refuse_cascade};
+use super::{Refusal, accept, first, next};
 use crate::content;
 use crate::context::Context;
 use crate::error::{ApiError, Code, not_found};
 use crate::input::page::Window;
 use crate::input::source::NewSource;
+use crate::purge;
 use crate::request::Call;
 use crate::response::{Answer, json};
-use crate::task::{Entity, Kind, Order, work};
+use crate::task::{Done, Entity, Kind, Order, work};
 use crate::token::random_text;
 use crate::view::page::cut;
 use crate::view::source::{SourceView, SourcesView};
@@ -53,7 +54,7 @@ pub(crate) async fn list_deleted(context: &Context, call: &Call) -> Result<Answe
     let window = Window::read(&call.query)?;
     let sources = context.store.sources(&branch).await?.into_iter();
     let deleted = sources.map(|source| source.value);
-    let deleted: Vec<Source> = deleted.filter(|source| source.deleted.is_some()).collect();
+    let deleted: Vec<Source> = deleted.filter(is_deleted).collect();
     let (page, sources) = cut(deleted, window, |source| source.key.source.as_str());
     let views = sources
         .iter()
@@ -63,6 +64,11 @@ pub(crate) async fn list_deleted(context: &Context, call: &Call) -> Result<Answe
         StatusCode::OK,
         &SourcesView::new(&branch, page, views),
     ))
+}
+
+/// Whether it can be brought back.
+fn is_deleted(source: &Source) -> bool {
+    source.deleted.is_some() && source.purging.is_none()
 }
 
 /// `GET B/sources/{source}`
@@ -85,6 +91,11 @@ pub(crate) async fn create(context: &Arc<Context>, call: &Call) -> Result<Answer
     let entity = Entity::Source(key.clone());
     let reservation = context.runner.reserve(&entity).await?;
     let reservation = reservation.ok_or_else(|| in_work(&key))?;
+    if let Some(old) = context.store.source(&key).await?
+        && old.value.purging.is_some()
+    {
+        return Err(in_work(&key));
+    }
     let sources = live(context, &branch).await?;
     if sources.iter().any(|source| source.key == key) {
         return Err(already_exists(&key));
@@ -122,6 +133,7 @@ fn define(call: &Call, key: SourceKey, new: NewSource, context: &Context) -> Sou
         created: stamp,
         disabled: None,
         deleted: None,
+        purging: None,
         settings: Settings::default(),
     };
     source.version = content::of_source(&source).version(source.version.clone());
@@ -146,8 +158,8 @@ async fn store(
 /// `DELETE B/sources/{source}`
 pub(crate) async fn delete(context: &Arc<Context>, call: &Call) -> Result<Answer, ApiError> {
     let key = call.path.source()?;
-    refuse_cascade(call.query.flag("cascade")?)?;
-    context.source(&key).await?;
+    let cascade = call.query.flag("cascade")?;
+    check_deletable(context, &key, cascade).await?;
     let switch = Switch {
         stamp: call.stamp(context.clock.as_ref()),
         directly: true,
@@ -156,13 +168,48 @@ pub(crate) async fn delete(context: &Arc<Context>, call: &Call) -> Result<Answer
         kind: Kind::DeleteSource,
         entity: Entity::Source(key.clone()),
         url: context.urls.of_source(&key),
-        work: work({
+        work: {
             let context = Arc::clone(context);
-            move |state| mark_deleted(context, state, key, switch)
-        }),
+            match cascade {
+                true => work(move |state| purge_source(context, state, key, switch)),
+                false => work(move |state| mark_deleted(context, state, key, switch)),
+            }
+        },
         reservation: None,
     };
     accept(context, order).await
+}
+
+/// What is being purged is deleted, and may be asked to be purged again.
+async fn check_deletable(
+    context: &Context,
+    key: &SourceKey,
+    cascade: bool,
+) -> Result<(), ApiError> {
+    let source = context.store.source(key).await?;
+    if cascade && source.is_some_and(|source| source.value.purging.is_some()) {
+        return Ok(());
+    }
+    context.source(key).await.map(|_| ())
+}
+
+async fn purge_source(
+    context: Arc<Context>,
+    state: Store,
+    key: SourceKey,
+    switch: Switch,
+) -> Result<Done, ApiError> {
+    match state.begin_source_purge(&key, switch).await {
+        Ok(begun) => context.seen(&begun.source).await,
+        Err(StateError::NotFound { .. }) => return Err(not_found::source(key.source.as_str())),
+        Err(error) => return Err(error.into()),
+    }
+    let (discarded, outcome) = purge::source(&context, &state, &key).await;
+    let sentence = "The source and its sinks were purged with their versions, their tables and all rows that were not imported yet.";
+    Ok(Done {
+        outcome: outcome.map(|()| sentence),
+        discarded: Some(discarded),
+    })
 }
 
 async fn mark_deleted(

@@ -3,7 +3,7 @@
 use hyper::Method;
 
 use super::{Operation, handler, of_sink, of_source};
-use crate::handler::{lifecycle, settings, sink, statistics, update, versions};
+use crate::handler::{lifecycle, record, settings, sink, statistics, update, versions};
 
 pub(super) fn operations() -> Vec<Operation> {
     let mut operations = definition();
@@ -89,6 +89,16 @@ fn figures() -> Vec<Operation> {
             Method::GET,
             of_sink!("/statistics/files"),
             handler!(statistics::files),
+        ),
+        Operation::write(
+            Method::DELETE,
+            of_sink!("/statistics/clear"),
+            handler!(statistics::clear_sink),
+        ),
+        Operation::read(
+            Method::GET,
+            of_sink!("/records/{record}"),
+            handler!(record::locate),
         ),
         Operation::read(
             Method::GET,

@@ -3,7 +3,7 @@
 use hyper::Method;
 
 use super::{Operation, handler, of_branch, of_source};
-use crate::handler::{dry_run, lifecycle, settings, source, update, versions};
+use crate::handler::{dry_run, lifecycle, settings, source, statistics, update, versions};
 
 pub(super) fn operations() -> Vec<Operation> {
     let mut operations = definition();
@@ -32,6 +32,11 @@ fn definition() -> Vec<Operation> {
             Method::PATCH,
             of_source!("/settings"),
             handler!(settings::change_source),
+        ),
+        Operation::write(
+            Method::DELETE,
+            of_source!("/statistics/clear"),
+            handler!(statistics::clear_source),
         ),
         Operation::read(
             Method::POST,

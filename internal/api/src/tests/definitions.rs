@@ -46,6 +46,7 @@ pub(crate) fn source(id: &str) -> Source {
         created: stamp(0),
         disabled: None,
         deleted: None,
+        purging: None,
         settings: Settings::default(),
     }
 }
@@ -75,6 +76,7 @@ pub(crate) fn sink(id: &str) -> Sink {
         created: stamp(0),
         disabled: None,
         deleted: None,
+        purging: None,
         settings: Settings::default(),
     }
 }

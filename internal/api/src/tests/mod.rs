@@ -6,6 +6,8 @@ pub(crate) mod definitions;
 mod dry_run;
 mod lifecycle;
 mod project;
+mod purge;
+mod record;
 mod service;
 mod settings;
 mod sink;

@@ -11,7 +11,7 @@ use stream_state::Registration;
 
 use super::world::{PATIENCE, SINKS, World, sink_body};
 
-fn sink_key(sink: &str) -> SinkKey {
+pub(super) fn sink_key(sink: &str) -> SinkKey {
     let branch = BranchKey {
         project: ProjectId(1),
         branch: BranchId(1),
@@ -26,7 +26,7 @@ fn sink_key(sink: &str) -> SinkKey {
     }
 }
 
-async fn register_volume(world: &World, volume: VolumeId) {
+pub(super) async fn register_volume(world: &World, volume: VolumeId) {
     let lease = world
         .base
         .store
@@ -365,7 +365,7 @@ async fn a_new_sink_takes_rows_at_once_on_the_volumes_of_its_source() {
 }
 
 /// The only slice of that kind.
-fn opened(world: &World, key: &SinkKey, kind: Kind) -> Slice {
+pub(super) fn opened(world: &World, key: &SinkKey, kind: Kind) -> Slice {
     world.base.mirror.read(|topology| {
         let sink = topology.sink(key).expect("mirrored");
         let mut slices = sink.slices.values();
@@ -375,7 +375,7 @@ fn opened(world: &World, key: &SinkKey, kind: Kind) -> Slice {
 }
 
 /// What a writer does when the slice has reached a limit, with 5 rows.
-async fn cross(world: &World, slice: &Slice) {
+pub(super) async fn cross(world: &World, slice: &Slice) {
     let at = world.base.clock.now();
     world.base.clock.advance(Duration::from_secs(1));
     let crossed = Crossed {
@@ -505,5 +505,55 @@ async fn sinks_come_in_pages() {
     assert_eq!(page("?limit=2&afterId=my-sink-4").await.1, ["my-sink-5"]);
     let (position, ids) = page("?limit=2&afterId=my-sink-5").await;
     assert_eq!((position["lastId"].as_str(), ids.len()), (Some(""), 0));
+    world.stop().await.expect("stopped");
+}
+
+#[tokio::test]
+async fn cleared_statistics_begin_with_nothing() {
+    let world = World::start().await;
+    world.source("Orders").await;
+    register_volume(&world, VolumeId::from_bytes([7; 16])).await;
+    world.sink("Raw").await;
+    world.sink("Other").await;
+    let count = |sink: &str| {
+        let (client, path) = (
+            world.client.clone(),
+            format!("{SINKS}/{sink}/statistics/total"),
+        );
+        async move {
+            let total = client.get(&path).await.json();
+            total["total"]["recordsCount"].as_u64().expect("a number")
+        }
+    };
+    let files = |sink: &str| {
+        let (client, path) = (
+            world.client.clone(),
+            format!("{SINKS}/{sink}/statistics/files"),
+        );
+        async move {
+            let files = client.get(&path).await.json();
+            files["files"].as_array().expect("a list").len()
+        }
+    };
+    for sink in ["raw", "other"] {
+        cross(&world, &opened(&world, &sink_key(sink), Kind::Rows)).await;
+        let known = async { while count(sink).await != 5 {} };
+        tokio::time::timeout(PATIENCE, known)
+            .await
+            .expect("mirrored");
+        assert_eq!(files(sink).await, 1);
+    }
+    let path = format!("{SINKS}/raw/statistics/clear");
+    let cleared = world.client.send("DELETE", &path, None).await;
+    assert_eq!((cleared.status, cleared.text.as_str()), (200, ""));
+    assert_eq!((count("raw").await, files("raw").await), (0, 0));
+    assert_eq!((count("other").await, files("other").await), (5, 1));
+    let all = "/v1/branches/default/sources/orders/statistics/clear";
+    let cleared = world.client.send("DELETE", all, None).await;
+    assert_eq!(cleared.status, 200);
+    assert_eq!((count("other").await, files("other").await), (0, 0));
+    let none = format!("{SINKS}/none/statistics/clear");
+    let refused = world.client.refused("DELETE", &none, None).await;
+    assert_eq!(refused, (404, "stream.api.sinkNotFound".to_owned()));
     world.stop().await.expect("stopped");
 }

@@ -133,9 +133,9 @@ async fn a_deleted_source_is_gone_and_its_versions_go_on() {
     world.sink("Raw").await;
     let cascade = world
         .client
-        .refused("DELETE", &format!("{path}?cascade=true"), None)
+        .refused("DELETE", &format!("{path}?cascade=yes"), None)
         .await;
-    assert_eq!(cascade, (400, "stream.api.badRequest".to_owned()));
+    assert_eq!(cascade, (400, "stream.api.invalidFieldType".to_owned()));
     let url = world.client.get(&path).await.json()["http"]["url"].clone();
     let task = world.client.done("DELETE", &path, Value::Null).await;
     assert_eq!(task["type"], "api.delete.source");

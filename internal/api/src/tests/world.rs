@@ -1,8 +1,9 @@
 //! An API with everything it needs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -22,7 +23,7 @@ use stream_node::{Helpers, Listener, OnError, Readiness, Shutdown, StillRunning,
 use stream_state::{Lease, Mirror, NodeRegistration, Store};
 use stream_target::keboola::StorageApi;
 use stream_target::sqlite::SqliteTarget;
-use stream_target::{ImportFile, Imported, RowStream, Target, TargetError, Targets};
+use stream_target::{ImportFile, Imported, Removal, RowStream, Target, TargetError, Targets};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, watch};
@@ -378,6 +379,8 @@ pub(super) struct Gated {
     target: SqliteTarget,
     gate: Semaphore,
     waiting: watch::Sender<usize>,
+    /// Nothing can be removed.
+    pub(super) broken: AtomicBool,
 }
 
 impl Gated {
@@ -386,6 +389,7 @@ impl Gated {
             target,
             gate: Semaphore::new(1),
             waiting: watch::Sender::new(0),
+            broken: AtomicBool::new(false),
         }
     }
 
@@ -423,5 +427,12 @@ impl Target for Gated {
 
     async fn status(&self, file: FileId) -> Result<Option<Imported>, TargetError> {
         self.target.status(file).await
+    }
+
+    async fn remove(&self, removal: &Removal) -> Result<BTreeSet<FileId>, TargetError> {
+        if self.broken.load(Ordering::SeqCst) {
+            return Err(TargetError::Stopped);
+        }
+        self.target.remove(removal).await
     }
 }

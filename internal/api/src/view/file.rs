@@ -41,10 +41,12 @@ pub(crate) struct FileView {
 }
 
 impl FilesView {
-    /// Imported files first, then those that go well, then those that are tried again; each by the time of opening.
+    /// Those that were opened after the statistics were cleared. Imported files first, then those that go well, then those that are tried again; each by the time of opening.
     pub(crate) fn new(sink: &SinkNode, only_failed: bool) -> Self {
+        let since = sink.cleared.as_ref().map(|cleared| cleared.at);
         let files = sink.files.values().map(|file| &file.value);
         let mut files: Vec<&File> = files
+            .filter(|file| since.is_none_or(|since| file.opened_at > since))
             .filter(|file| !only_failed || file.retry.is_some())
             .collect();
         files.sort_by_key(|file| Reverse(file.opened_at));
@@ -96,6 +98,7 @@ mod tests {
 
     use serde_json::{Value, json};
     use stream_model::FileId;
+    use stream_model::statistics::{Cleared, Figures};
     use stream_state::Versioned;
 
     use super::*;
@@ -163,5 +166,23 @@ mod tests {
         let failed = shown(&node, true);
         assert_eq!(failed.len(), 1);
         assert_eq!(failed[0]["state"], "importing");
+    }
+
+    #[test]
+    fn files_of_before_the_clearing_are_left_out() {
+        let writing = json!({"name": "writing"});
+        let mut node = node(&[
+            (1, writing.clone(), false),
+            (2, writing.clone(), false),
+            (3, writing, false),
+        ]);
+        node.cleared = Some(Cleared {
+            at: at(2).parse().expect("a time"),
+            rows: Figures::default(),
+            rejects: Figures::default(),
+        });
+        let files = shown(&node, false);
+        assert_eq!(files.len(), 1);
+        assert_eq!(files[0]["openedAt"], at(3).as_str());
     }
 }

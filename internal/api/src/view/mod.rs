@@ -4,6 +4,7 @@ pub(crate) mod aggregation;
 pub(crate) mod dry_run;
 pub(crate) mod file;
 pub(crate) mod page;
+pub(crate) mod record;
 pub(crate) mod rejects;
 pub(crate) mod settings;
 pub(crate) mod sink;

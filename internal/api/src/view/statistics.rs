@@ -6,7 +6,7 @@
 use serde::Serialize;
 use stream_model::file;
 use stream_model::slice::Slice;
-use stream_model::statistics::Figures;
+use stream_model::statistics::{Cleared, Figures};
 use stream_model::{FileId, Timestamp};
 use stream_state::SinkNode;
 
@@ -64,8 +64,44 @@ pub(crate) struct ByLevel {
 }
 
 impl ByLevel {
-    /// Adds up all slices of a sink, and what was imported so long ago that only its sum is kept.
+    /// Adds up all slices of a sink since its statistics were cleared.
     pub(crate) fn of_sink(sink: &SinkNode) -> Self {
+        let mut sums = Self::ever(sink);
+        if let Some(cleared) = &sink.cleared {
+            sums.subtract(cleared);
+        }
+        sums
+    }
+
+    /// What is to be noted so that nothing of what is known now counts any more.
+    pub(crate) fn cleared(sink: &SinkNode, at: Timestamp) -> Cleared {
+        let sums = Self::ever(sink);
+        Cleared {
+            at,
+            rows: sums.all_rows(),
+            rejects: sums.rejected,
+        }
+    }
+
+    fn all_rows(&self) -> Figures {
+        let mut total = Figures::default();
+        for level in [&self.local, &self.staging, &self.target] {
+            total.add(level);
+        }
+        total
+    }
+
+    /// What was cleared is what came first, and is the furthest on its way to the target.
+    fn subtract(&mut self, cleared: &Cleared) {
+        let (mut rows, mut rejects) = (cleared.rows, cleared.rejects);
+        for level in [&mut self.target, &mut self.staging, &mut self.local] {
+            take(&mut rows, level, cleared.at);
+        }
+        take(&mut rejects, &mut self.rejected, cleared.at);
+    }
+
+    /// Adds up all slices of a sink, and what was imported so long ago that only its sum is kept.
+    fn ever(sink: &SinkNode) -> Self {
         let mut sums = Self::of_slices(sink, |_| true);
         sums.target.add(&sink.removed.unwrap_or_default());
         sums.rejected = super::rejects::figures(sink);
@@ -107,12 +143,27 @@ impl ByLevel {
     }
 }
 
+/// Takes as much of `rest` from a level as it has.
+fn take(rest: &mut Figures, level: &mut Figures, since: Timestamp) {
+    let take = |rest: &mut u64, from: &mut u64| {
+        let taken = (*rest).min(*from);
+        *rest -= taken;
+        *from -= taken;
+    };
+    take(&mut rest.rows, &mut level.rows);
+    take(&mut rest.raw_bytes, &mut level.raw_bytes);
+    take(&mut rest.bytes, &mut level.bytes);
+    if level.rows == 0 {
+        *level = Figures::default();
+    }
+    // Rows of before may have become known only now.
+    let first_at = level.first_at.map(|at| at.max(since));
+    level.first_at = first_at.min(level.last_at);
+}
+
 impl From<ByLevel> for StatisticsView {
     fn from(sums: ByLevel) -> Self {
-        let mut total = Figures::default();
-        for level in [&sums.local, &sums.staging, &sums.target] {
-            total.add(level);
-        }
+        let total = sums.all_rows();
         let shown = |figures: Figures| (figures.rows > 0).then(|| figures.into());
         let levels = LevelsView {
             local: shown(sums.local),
@@ -222,5 +273,66 @@ mod tests {
         assert_eq!(view["levels"]["staging"]["uncompressedSize"], 1_000);
         assert_eq!(view["rejected"]["recordsCount"], 105);
         assert_eq!(view["levels"]["staging"]["compressedSize"], 300);
+    }
+
+    fn level(rows: u64) -> Figures {
+        Figures {
+            rows,
+            raw_bytes: rows * 10,
+            bytes: rows * 3,
+            first_at: Some(Timestamp::from_millis(1)),
+            last_at: Some(Timestamp::from_millis(9)),
+        }
+    }
+
+    #[test]
+    fn what_was_cleared_does_not_count_wherever_it_is_now() {
+        let cleared = |rows| Cleared {
+            at: Timestamp::from_millis(5),
+            rows: level(rows),
+            rejects: level(2),
+        };
+        let of = |local, staging, target| ByLevel {
+            local: level(local),
+            staging: level(staging),
+            target: level(target),
+            rejected: level(3),
+        };
+        for (sums, expected) in [
+            // Nothing has moved yet, all has moved, a part has; and less is left than was cleared.
+            (of(10, 0, 0), (3, 0, 0)),
+            (of(3, 0, 7), (3, 0, 0)),
+            (of(4, 5, 6), (4, 4, 0)),
+            (of(1, 2, 3), (0, 0, 0)),
+        ] {
+            let mut left = sums;
+            left.subtract(&cleared(7));
+            let rows = (left.local.rows, left.staging.rows, left.target.rows);
+            assert_eq!(rows, expected);
+            let bytes = left.all_rows();
+            assert_eq!(
+                (bytes.raw_bytes, bytes.bytes),
+                (bytes.rows * 10, bytes.rows * 3)
+            );
+            assert_eq!(left.rejected.rows, 1);
+            assert_eq!(left.rejected.first_at, Some(Timestamp::from_millis(5)));
+        }
+    }
+
+    #[test]
+    fn clearing_again_clears_all_that_was_known() {
+        let mut node = SinkNode {
+            removed: Some(level(10)),
+            rejects_removed: Some(level(4)),
+            ..SinkNode::default()
+        };
+        for _ in 0..2 {
+            node.cleared = Some(ByLevel::cleared(&node, Timestamp::from_millis(5)));
+            assert_eq!(ByLevel::of_sink(&node), ByLevel::default());
+            node.removed
+                .iter_mut()
+                .for_each(|removed| removed.rows += 1);
+            assert_eq!(ByLevel::of_sink(&node).target.rows, 1);
+        }
     }
 }

@@ -44,7 +44,7 @@ impl<'a> TaskView<'a> {
             duration: task.duration_ms,
             result: task.result.as_deref(),
             error: task.error.as_deref(),
-            outputs: (task.status == TaskStatus::Success).then_some(&task.outputs),
+            outputs: Some(&task.outputs).filter(|outputs| **outputs != Outputs::default()),
         }
     }
 }

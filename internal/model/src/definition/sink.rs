@@ -29,6 +29,9 @@ pub struct Sink {
     /// Set after the sink was deleted. Its buffered rows are still imported.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deleted: Option<Switch>,
+    /// Set while it is being purged: deleted for good, with everything that belongs to it. It is deleted then, too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub purging: Option<Stamp>,
     /// Settings changed from the defaults.
     #[serde(default)]
     pub settings: Settings,

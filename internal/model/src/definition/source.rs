@@ -33,6 +33,9 @@ pub struct Source {
     /// Set after the source was deleted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deleted: Option<Switch>,
+    /// Set while it is being purged: deleted for good, with everything that belongs to it. It is deleted then, too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub purging: Option<Stamp>,
     /// Settings changed from the defaults; they apply to all sinks of the source that do not change them again.
     #[serde(default)]
     pub settings: Settings,

@@ -24,6 +24,9 @@ const fn most_bytes(key: &Key) -> Option<usize> {
     match key {
         Key::Current(_) => Some(60),
         Key::Removed(_) | Key::RejectsRemoved(_) => Some(200),
+        Key::Cleared(_) => Some(450),
+        // A slice with the reason of its last failure, and little else.
+        Key::Purged(..) => None,
         Key::Figures(_) | Key::Token(_) => Some(300),
         Key::Project(_) => Some(100),
         // Their sealed texts come from elsewhere; what is there is a few hundred bytes each.

@@ -20,6 +20,7 @@ impl Compared for Source {
         Self {
             disabled: None,
             deleted: None,
+            purging: None,
             ..self.clone()
         }
     }
@@ -30,6 +31,7 @@ impl Compared for Sink {
         Self {
             disabled: None,
             deleted: None,
+            purging: None,
             ..self.clone()
         }
     }
@@ -39,7 +41,7 @@ pub(super) fn check(picture: &Picture, findings: &mut Vec<Finding>) {
     let mut live_sources: BTreeMap<BranchKey, usize> = BTreeMap::new();
     for (key, of_source) in &picture.sources {
         let own = Key::Source(key.clone());
-        if !picture.has(&own) {
+        if !picture.has(&own) && !of_source.is_purged() {
             findings.push(rule::PARENT.broken(&own, belongs_to_source(of_source)));
         }
         if let Some(source) = &of_source.source {
@@ -59,7 +61,7 @@ pub(super) fn check(picture: &Picture, findings: &mut Vec<Finding>) {
     }
     for (key, of_source, of_sink) in picture.sinks() {
         let own = Key::Sink(key);
-        if !picture.has(&own) {
+        if !picture.has(&own) && !of_sink.is_purged() {
             findings.push(rule::PARENT.broken(&own, belongs_to_sink(of_sink)));
         }
         if let Some(sink) = &of_sink.sink {

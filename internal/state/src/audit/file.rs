@@ -14,6 +14,9 @@ use crate::keyspace::Key;
 
 pub(super) fn check(picture: &Picture, findings: &mut Vec<Finding>) {
     for (key, _, of_sink) in picture.sinks() {
+        if of_sink.is_purging() {
+            continue;
+        }
         let sink = SinkFiles {
             picture,
             key: &key,

@@ -7,8 +7,9 @@ use serde::de::DeserializeOwned;
 use stream_model::definition::{Project, Sink, Source, Token};
 use stream_model::destination::{Destination, Provisioning};
 use stream_model::file::File;
+use stream_model::purge::Purged;
 use stream_model::slice::Slice;
-use stream_model::statistics::{Crossed, Figures, VolumeFigures};
+use stream_model::statistics::{Cleared, Crossed, Figures, VolumeFigures};
 use stream_model::{FileId, NodeId, ProjectId, SinkId, SinkKey, SliceId, SourceKey, VolumeId};
 
 use super::{Entry, Finding, bounds, rule};
@@ -65,6 +66,8 @@ pub(super) struct OfSink {
     pub(super) removed: Option<Figures>,
     pub(super) rejects_crossed: BTreeMap<SliceId, Crossed>,
     pub(super) rejects_removed: Option<Figures>,
+    pub(super) cleared: Option<Cleared>,
+    pub(super) purged: BTreeMap<SliceId, Purged>,
 }
 
 /// What is known of a volume.
@@ -76,7 +79,35 @@ pub(super) struct OfVolume {
     pub(super) tombstone: Option<Tombstone>,
 }
 
+impl OfSource {
+    /// Whether only notes of purged sinks are left.
+    pub(super) fn is_purged(&self) -> bool {
+        self.source.is_none()
+            && self.versions.is_empty()
+            && self.assignment.is_none()
+            && self.sinks.values().all(OfSink::is_purged)
+    }
+}
+
 impl OfSink {
+    /// Whether only notes of purged slices are left.
+    pub(super) fn is_purged(&self) -> bool {
+        self.sink.is_none()
+            && self.versions.is_empty()
+            && self.current.is_none()
+            && (self.files.is_empty() && self.slices.is_empty())
+            && (self.crossed.is_empty() && self.rejects_crossed.is_empty())
+            && self.removed.is_none()
+            && (self.rejects_removed.is_none() && self.cleared.is_none())
+    }
+
+    /// Whether it is on its way out of the state, so that what belongs together need not be there as a whole.
+    pub(super) fn is_purging(&self) -> bool {
+        self.sink
+            .as_ref()
+            .is_some_and(|sink| sink.purging.is_some())
+    }
+
     /// The slices of a file, the oldest first.
     pub(super) fn slices_of(&self, file: FileId) -> impl Iterator<Item = &Slice> {
         self.slices.values().filter(move |slice| slice.file == file)
@@ -157,6 +188,8 @@ impl Picture {
             | Key::SinkVersion(..)
             | Key::Current(_)
             | Key::Removed(_)
+            | Key::Cleared(_)
+            | Key::Purged(..)
             | Key::RejectsRemoved(_)
             | Key::RejectsCrossed(..)
             | Key::File(..)
@@ -199,6 +232,12 @@ impl Picture {
                 self.of_sink(id).current = Some(current.file);
             }
             Key::Removed(id) => self.of_sink(id).removed = Some(read(entry, |_| true)?),
+            Key::Cleared(id) => self.of_sink(id).cleared = Some(read(entry, |_| true)?),
+            Key::Purged(sink, id) => {
+                let of = |it: &Purged| it.slice.id == *id && it.slice.sink == *sink;
+                let purged = read(entry, of)?;
+                self.of_sink(sink).purged.insert(*id, purged);
+            }
             Key::RejectsRemoved(id) => {
                 self.of_sink(id).rejects_removed = Some(read(entry, |_| true)?);
             }

@@ -21,6 +21,9 @@ pub(super) fn check(picture: &Picture, findings: &mut Vec<Finding>) {
         owners.extend(of_sink.files.keys().map(|file| (*file, key.clone())));
     }
     for (key, _, of_sink) in picture.sinks() {
+        if of_sink.is_purging() {
+            continue;
+        }
         let sink = SinkSlices {
             picture,
             key: &key,

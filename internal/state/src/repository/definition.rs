@@ -25,6 +25,8 @@ pub(crate) trait Definition: Serialize + DeserializeOwned + Clone + PartialEq {
     fn version(&self) -> &Version;
     fn version_mut(&mut self) -> &mut Version;
     fn is_live(&self) -> bool;
+    /// Whether it is being purged.
+    fn is_purging(&self) -> bool;
 }
 
 impl Definition for Source {
@@ -49,6 +51,10 @@ impl Definition for Source {
     fn is_live(&self) -> bool {
         self.deleted.is_none()
     }
+
+    fn is_purging(&self) -> bool {
+        self.purging.is_some()
+    }
 }
 
 impl Definition for Sink {
@@ -72,6 +78,10 @@ impl Definition for Sink {
 
     fn is_live(&self) -> bool {
         self.deleted.is_none()
+    }
+
+    fn is_purging(&self) -> bool {
+        self.purging.is_some()
     }
 }
 
@@ -146,6 +156,12 @@ pub(crate) fn check_change<T: Definition>(old: &T, new: &T) -> Result<(), StateE
         return Err(StateError::violation(
             old.key(),
             "a definition keeps its identifier",
+        ));
+    }
+    if old.is_purging() && (!new.is_purging() || new.is_live()) {
+        return Err(StateError::violation(
+            old.key(),
+            "what is being purged does not come back",
         ));
     }
     if new.version().number < old.version().number {

@@ -6,6 +6,7 @@ pub(crate) mod file;
 pub(crate) mod forget;
 pub(crate) mod import;
 pub(crate) mod node;
+pub(crate) mod purge;
 mod rejects;
 pub(crate) mod sink;
 pub(crate) mod slice;

@@ -70,7 +70,7 @@ impl Store {
     /// set to the sink's. Without `open` the coordinator opens the first file.
     ///
     /// # Errors
-    /// `NotFound` when the source does not live, `AlreadyExists` when the sink lives, `LimitReached` when the source has
+    /// `NotFound` when the source does not live, `AlreadyExists` when the sink lives or is being purged, `LimitReached` when the source has
     /// enough live sinks. `AlreadyExists` for [`Key::Assignment`] or [`Key::Current`] means that the opening was planned
     /// on old knowledge: another sink was first, or the file of a deleted sink of that name is not closed yet.
     pub async fn create_sink(
@@ -85,7 +85,7 @@ impl Store {
             let source = self.live_source(&sink.key.source).await?;
             let siblings = self.siblings::<Sink>(&range, &key).await?;
             let old = siblings.own.as_ref().map(|own| &own.value);
-            if old.is_some_and(Definition::is_live) {
+            if old.is_some_and(|old| old.is_live() || old.is_purging()) {
                 return Err(StateError::already_exists(key));
             }
             siblings.check_room(format!("source {}", sink.key.source), Sink::PLURAL)?;

@@ -67,7 +67,7 @@ impl Store {
     /// Creates a source. Over a deleted one with the same key the version numbers go on.
     ///
     /// # Errors
-    /// `AlreadyExists` when it lives, `LimitReached` when the branch has enough live sources.
+    /// `AlreadyExists` when it lives or is being purged, `LimitReached` when the branch has enough live sources.
     pub async fn create_source(&self, source: Source) -> Result<Versioned<Source>, StateError> {
         let key = Definition::key(&source);
         let range = prefix::sources(&source.key.branch);
@@ -75,7 +75,7 @@ impl Store {
         loop {
             let siblings = self.siblings::<Source>(&range, &key).await?;
             let old = siblings.own.as_ref().map(|own| &own.value);
-            if old.is_some_and(Definition::is_live) {
+            if old.is_some_and(|old| old.is_live() || old.is_purging()) {
                 return Err(StateError::already_exists(key));
             }
             let parent = format!("branch {}", source.key.branch);

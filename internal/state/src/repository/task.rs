@@ -70,6 +70,15 @@ pub struct Outputs {
     /// The sink.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sink_id: Option<String>,
+    /// Rows that a purge has discarded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub discarded_rows: Option<u64>,
+    /// Rejected records that a purge has discarded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub discarded_rejects: Option<u64>,
+    /// Slices that a purge has discarded without knowing what they hold.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uncounted_slices: Option<u64>,
 }
 
 impl Store {

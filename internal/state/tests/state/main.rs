@@ -26,5 +26,6 @@ mod locks;
 mod members;
 mod mirror;
 mod others;
+mod purge;
 mod rejects;
 mod superseded;

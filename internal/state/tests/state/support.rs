@@ -228,6 +228,7 @@ pub(crate) fn source(name: &str) -> Source {
         created: stamp(),
         disabled: None,
         deleted: None,
+        purging: None,
         settings: Settings::default(),
     }
 }
@@ -257,6 +258,7 @@ pub(crate) fn sink(source: &str, name: &str) -> Sink {
         created: stamp(),
         disabled: None,
         deleted: None,
+        purging: None,
         settings: Settings::default(),
     }
 }

@@ -119,6 +119,10 @@ impl Decision {
 /// What is to be done for the files of one sink.
 pub(crate) fn decide(picture: &Picture<'_>, now: Timestamp) -> Decision {
     let mut decision = Decision::default();
+    // Its rows are discarded, and its table goes.
+    if picture.is_purging() {
+        return decision;
+    }
     for file in picture.files() {
         let in_order = file.value.table.mapping.primary_key().next().is_some();
         let waits = match &file.value.state {

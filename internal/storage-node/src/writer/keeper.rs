@@ -6,6 +6,7 @@
 //! | closing | sealed; then the record gets the final figures, checksum and sessions |
 //! | uploading, sealed by an earlier opening of the volume | sealed again, and compared: what recovery built is what the reader will read |
 //! | uploaded | released |
+//! | none, with the note of a purge | released, whatever it holds |
 //! | none | left alone if it has rows: without a record nothing says that they are safe. Reported once |
 //! | sealed by a later opening of the volume | nothing more is touched: the volume is another writer's |
 //! | uploaded, without rows that the volume has | left alone: some of them are nowhere else. Reported once |
@@ -29,7 +30,7 @@ use stream_storage::crash::{self, Point};
 use stream_storage::local::{Content, SliceSpec, SliceStatus, Volume};
 use tracing::{debug, error, info, warn};
 
-use self::plan::{Done, Plan, plan};
+use self::plan::{Done, Local, Plan, plan};
 use super::metrics::Metrics;
 use crate::changes::Changes;
 
@@ -138,8 +139,14 @@ impl Keeper {
             .iter()
             .map(|status| (*status, topology.slice(status.id).map(|slice| &slice.value)));
         let beyond = |id, seal: &Seal| volume.holds_beyond(id, &seal.sessions);
+        let purged = |id| topology.purged(id).is_some();
+        let volume = Local {
+            beyond: &beyond,
+            purged: &purged,
+            incarnation: self.parts.incarnation,
+        };
         let done = self.done.lock();
-        plan(&changed, records, beyond, &done, self.parts.incarnation)
+        plan(&changed, records, &volume, &done)
     }
 
     fn open(&self, slices: &[Arc<Versioned<Slice>>]) {

@@ -20,6 +20,7 @@ mod ledger;
 mod schema;
 mod writer;
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -34,7 +35,7 @@ use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinError;
 
 use self::writer::{Fed, Writer};
-use crate::{ImportFile, Imported, RowStream, Target, TargetError, validate_table};
+use crate::{ImportFile, Imported, Removal, RowStream, Target, TargetError, validate_table};
 
 /// How long a write waits for another program that writes the same database.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -138,6 +139,14 @@ impl Target for SqliteTarget {
 
     async fn status(&self, file: FileId) -> Result<Option<Imported>, TargetError> {
         self.read(move |db| ledger::find(db, file)).await
+    }
+
+    async fn remove(&self, removal: &Removal) -> Result<BTreeSet<FileId>, TargetError> {
+        validate_table(&removal.table)?;
+        let (removal, clock) = (removal.clone(), Arc::clone(&self.clock));
+        let mut writer = Arc::clone(&self.writer).lock_owned().await;
+        let removing = tokio::task::spawn_blocking(move || writer.remove(&removal, clock.as_ref()));
+        joined(removing.await)
     }
 }
 

@@ -66,6 +66,15 @@ pub(super) fn apply(db: &Connection, table: &Table) -> Result<(), TargetError> {
     Ok(())
 }
 
+/// Drops the table, if it is there. Belongs into a write transaction.
+pub(super) fn drop(db: &Connection, table: &Table) -> Result<(), TargetError> {
+    let statement = format!("DROP TABLE IF EXISTS {}", quoted(&table.table_id));
+    let failed = failure::of_table("drop the table", &table.table_id);
+    db.execute(&statement, ()).map_err(failed)?;
+    tracing::info!(table = table.table_id, "dropped a table");
+    Ok(())
+}
+
 /// The statement that adds one row, or replaces the row with the same key.
 pub(super) fn insert_statement(table: &Table) -> String {
     let columns = &table.mapping.columns;

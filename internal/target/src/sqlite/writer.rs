@@ -1,14 +1,16 @@
 //! The writing side of a database: one transaction at a time, on a blocking thread.
 
+use std::collections::BTreeSet;
+
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, Statement, Transaction, TransactionBehavior};
 use stream_model::definition::Table;
 use stream_model::definition::mapping::DataType;
-use stream_model::{Clock, Timestamp};
+use stream_model::{Clock, FileId, Timestamp};
 use tokio::sync::mpsc;
 
 use super::{failure, ledger, schema};
-use crate::{ImportFile, Imported, RowBlock, TargetError};
+use crate::{Fate, ImportFile, Imported, Removal, RowBlock, TargetError};
 
 /// What the stream of rows is turned into for the writing thread.
 pub(super) enum Fed {
@@ -78,6 +80,34 @@ impl Writer {
             at,
             already: false,
         })
+    }
+}
+
+impl Writer {
+    /// Fences files off and drops their table.
+    pub(super) fn remove(
+        &mut self,
+        removal: &Removal,
+        clock: &dyn Clock,
+    ) -> Result<BTreeSet<FileId>, TargetError> {
+        let (at, mut imported) = (clock.now(), BTreeSet::new());
+        let transaction = begin(&mut self.db)?;
+        for id in &removal.files {
+            let file = ImportFile {
+                id: *id,
+                sink: removal.sink.clone(),
+                table: removal.table.clone(),
+            };
+            // An entry with rows is an import. One without was made here, or the file had none.
+            if ledger::claim(&transaction, &file, at)?.is_some_and(|known| known.rows > 0) {
+                imported.insert(*id);
+            }
+        }
+        if removal.fate == Fate::Dropped {
+            schema::drop(&transaction, &removal.table)?;
+        }
+        commit(transaction)?;
+        Ok(imported)
     }
 }
 

@@ -38,14 +38,23 @@ pub(crate) struct Done {
     pub(crate) reported: BTreeSet<SliceId>,
 }
 
+/// What else is known of the slices on the volume.
+pub(crate) struct Local<'a> {
+    /// Whether the volume holds more of some session than a seal says.
+    pub(crate) beyond: &'a dyn Fn(SliceId, &Seal) -> bool,
+    /// Whether the sink of a slice without a record was purged.
+    pub(crate) purged: &'a dyn Fn(SliceId) -> bool,
+    /// The present opening of the volume.
+    pub(crate) incarnation: u64,
+}
+
 /// Compares records and volume. `changed` are the records that may have changed; `local` are the slices on the volume, with
-/// their records. `beyond` tells whether the volume holds more of some session than a seal says.
+/// their records.
 pub(crate) fn plan<'a>(
     changed: &[Arc<Versioned<Slice>>],
     local: impl Iterator<Item = (SliceStatus, Option<&'a Slice>)>,
-    beyond: impl Fn(SliceId, &Seal) -> bool,
+    volume: &Local<'_>,
     done: &Done,
-    incarnation: u64,
 ) -> Plan {
     let mut plan = Plan::default();
     for slice in changed {
@@ -62,7 +71,7 @@ pub(crate) fn plan<'a>(
                 plan.seal.push(Arc::clone(slice));
             }
             State::Uploading { seal, .. } => {
-                if seal.incarnation != incarnation && !done.verified.contains(&id) {
+                if seal.incarnation != volume.incarnation && !done.verified.contains(&id) {
                     plan.verify.push(Arc::clone(slice));
                 }
             }
@@ -70,29 +79,24 @@ pub(crate) fn plan<'a>(
     }
     for (status, record) in local {
         match record {
+            None if (volume.purged)(status.id) => plan.release.push(status.id),
             None if status.figures.rows > 0 => plan.orphans.push(status.id),
             None => plan.release.push(status.id),
-            Some(slice) => plan_known(&mut plan, status, slice, &beyond, incarnation),
+            Some(slice) => plan_known(&mut plan, status, slice, volume),
         }
     }
     plan
 }
 
-fn plan_known(
-    plan: &mut Plan,
-    status: SliceStatus,
-    record: &Slice,
-    beyond: &impl Fn(SliceId, &Seal) -> bool,
-    incarnation: u64,
-) {
+fn plan_known(plan: &mut Plan, status: SliceStatus, record: &Slice, volume: &Local<'_>) {
     let Some(seal) = record.seal() else {
         return;
     };
-    if seal.incarnation > incarnation {
+    if seal.incarnation > volume.incarnation {
         plan.newer = plan.newer.max(Some(seal.incarnation));
     } else if !record.is_uploaded() {
         // Its file is still wanted.
-    } else if status.figures.rows > seal.figures.rows || beyond(status.id, seal) {
+    } else if status.figures.rows > seal.figures.rows || (volume.beyond)(status.id, seal) {
         // The rows alone do not tell: whoever sealed it may have taken as many of its own.
         plan.surplus.push(status.id);
     } else {

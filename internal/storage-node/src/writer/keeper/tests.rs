@@ -10,6 +10,8 @@ use stream_storage::local::Stage;
 use super::*;
 
 const OURS: u64 = 7;
+/// The slice of a purged sink.
+const PURGED: u8 = 77;
 
 fn id(number: u8) -> SliceId {
     SliceId::from_bytes([number; 16])
@@ -75,7 +77,12 @@ fn planned(records: Vec<Slice>, local: Vec<(SliceStatus, Option<&Slice>)>, done:
         .into_iter()
         .map(|value| Arc::new(Versioned::new(value, 1)))
         .collect();
-    plan(&records, local.into_iter(), |_, _| false, done, OURS)
+    let volume = Local {
+        beyond: &|_, _| false,
+        purged: &|slice| slice == id(PURGED),
+        incarnation: OURS,
+    };
+    plan(&records, local.into_iter(), &volume, done)
 }
 
 fn ids(slices: &[Arc<Versioned<Slice>>]) -> Vec<SliceId> {
@@ -145,14 +152,12 @@ fn keeps_rows_that_were_not_sealed() {
     assert_eq!((more.release, more.surplus), (vec![], vec![id(1)]));
     // Not more rows than were sealed, but others.
     let local_slices = vec![(local(1, 1), Some(&sealed_with_one))];
-    let beyond = |slice, _: &Seal| slice == id(1);
-    let others = plan(
-        &[],
-        local_slices.into_iter(),
-        beyond,
-        &Done::default(),
-        OURS,
-    );
+    let volume = Local {
+        beyond: &|slice, _| slice == id(1),
+        purged: &|_| false,
+        incarnation: OURS,
+    };
+    let others = plan(&[], local_slices.into_iter(), &volume, &Done::default());
     assert_eq!((others.release, others.surplus), (vec![], vec![id(1)]));
 }
 
@@ -165,8 +170,9 @@ fn releases_only_what_is_uploaded_or_empty() {
         (local(3, 5), Some(&open)),
         (local(4, 5), None),
         (local(5, 0), None),
+        (local(PURGED, 5), None),
     ];
     let plan = planned(Vec::new(), local, &Done::default());
-    assert_eq!(plan.release, [id(1), id(5)]);
+    assert_eq!(plan.release, [id(1), id(5), id(PURGED)]);
     assert_eq!(plan.orphans, [id(4)], "rows without a record are kept");
 }

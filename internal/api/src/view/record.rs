@@ -1,0 +1,194 @@
+//! Where a record is, as shown.
+
+use serde::Serialize;
+use stream_model::definition::{Table, TableKind};
+use stream_model::file::{self, File};
+use stream_model::purge::{Purged, Rows};
+use stream_model::slice::{Slice, State};
+use stream_model::{FileId, SessionId, SinkKey, SliceId, Timestamp, VolumeId};
+
+/// The position of a record.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place {
+    pub(crate) slice: SliceId,
+    pub(crate) seq: u64,
+}
+
+/// What is known of the slice of a record.
+pub(crate) enum Origin<'a> {
+    /// It is in the state, with its file unless it holds rejected records.
+    State(&'a Slice, Option<&'a File>),
+    /// Its sink was purged.
+    Note(&'a Purged),
+}
+
+/// Where a record is.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct RecordView {
+    source_id: String,
+    sink_id: String,
+    slice_id: SliceId,
+    seq: u64,
+    kind: &'static str,
+    stage: &'static str,
+    /// Whether the slice certainly has it: known once the slice is sealed, when the request id says the session.
+    certain: bool,
+    slice: SliceView,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    file: Option<FileView>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    table: Option<TableView>,
+    #[serde(skip)]
+    beyond: bool,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct SliceView {
+    state: &'static str,
+    volume_id: VolumeId,
+    opened_at: Timestamp,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    closed_at: Option<Timestamp>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sealed_at: Option<Timestamp>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    uploaded_at: Option<Timestamp>,
+    /// The name below the URL of staging.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    object: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct FileView {
+    file_id: FileId,
+    state: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    imported_at: Option<Timestamp>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct TableView {
+    #[serde(rename = "type")]
+    kind: TableKind,
+    table_id: String,
+}
+
+impl RecordView {
+    pub(crate) fn new(place: Place, session: Option<SessionId>, origin: &Origin<'_>) -> Self {
+        let (slice, file) = match origin {
+            Origin::State(slice, file) => (*slice, *file),
+            Origin::Note(note) => (&note.slice, None),
+        };
+        let SinkKey { source, sink } = &slice.sink;
+        let known = Known::of(slice, place.seq, session);
+        Self {
+            source_id: source.source.to_string(),
+            sink_id: sink.to_string(),
+            slice_id: place.slice,
+            seq: place.seq,
+            kind: match slice.kind.is_rows() {
+                true => "row",
+                false => "rejected",
+            },
+            stage: stage(origin),
+            certain: known == Known::Written,
+            slice: SliceView::from(slice),
+            file: file.map(FileView::from),
+            table: file.map(|file| TableView::from(&file.table)),
+            beyond: known == Known::Unwritten,
+        }
+    }
+
+    /// Whether the slice certainly does not have the record.
+    pub(crate) const fn is_beyond(&self) -> bool {
+        self.beyond
+    }
+}
+
+/// What the seal of a slice says about a number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Known {
+    Written,
+    Unwritten,
+    /// The slice is not sealed, or nobody said whose number it is.
+    Unsure,
+}
+
+impl Known {
+    fn of(slice: &Slice, seq: u64, session: Option<SessionId>) -> Self {
+        let Some(sessions) = slice.seal().map(|seal| &seal.sessions) else {
+            return Self::Unsure;
+        };
+        let is_in = |last: &u64| seq <= *last;
+        match session {
+            Some(session) if sessions.get(&session).is_some_and(is_in) => Self::Written,
+            Some(_) => Self::Unwritten,
+            None if !sessions.values().any(is_in) => Self::Unwritten,
+            None if sessions.values().all(is_in) => Self::Written,
+            None => Self::Unsure,
+        }
+    }
+}
+
+/// Where the rows of a slice are.
+fn stage(origin: &Origin<'_>) -> &'static str {
+    match origin {
+        Origin::Note(note) => match note.rows {
+            Rows::Imported => "purged",
+            Rows::Discarded => "discarded",
+        },
+        Origin::State(slice, _) if slice.forgotten.is_some() => "lost",
+        Origin::State(_, Some(file)) if matches!(file.state, file::State::Imported { .. }) => {
+            "target"
+        }
+        Origin::State(slice, _) if slice.is_uploaded() => "staging",
+        Origin::State(..) => "local",
+    }
+}
+
+impl From<&Slice> for SliceView {
+    fn from(slice: &Slice) -> Self {
+        let uploaded_at = match &slice.state {
+            State::Uploaded { at, .. } => Some(*at),
+            State::Writing | State::Closing(_) | State::Uploading { .. } => None,
+        };
+        Self {
+            state: slice.state.name(),
+            volume_id: slice.volume,
+            opened_at: slice.opened_at,
+            closed_at: slice.closing().map(|closing| closing.at),
+            sealed_at: slice.seal().map(|seal| seal.at),
+            uploaded_at,
+            object: slice.object().map(str::to_owned),
+        }
+    }
+}
+
+impl From<&File> for FileView {
+    fn from(file: &File) -> Self {
+        let imported_at = match file.state {
+            file::State::Imported { at, .. } => Some(at),
+            file::State::Writing | file::State::Closing { .. } | file::State::Importing { .. } => {
+                None
+            }
+        };
+        Self {
+            file_id: file.id,
+            state: file.state.name(),
+            imported_at,
+        }
+    }
+}
+
+impl From<&Table> for TableView {
+    fn from(table: &Table) -> Self {
+        Self {
+            kind: table.kind,
+            table_id: table.table_id.clone(),
+        }
+    }
+}
