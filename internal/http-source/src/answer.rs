@@ -33,6 +33,9 @@ const POSITION: HeaderName = HeaderName::from_static("x-stream-position");
 /// Where the record is kept for the sinks that refuse it.
 const REJECTED: HeaderName = HeaderName::from_static("x-stream-rejected");
 
+/// Headers of the answer to an accepted record, without those of its key.
+const HEADERS_OF_SUCCESS: usize = 6;
+
 /// What all names of errors begin with.
 const PREFIX: &str = "stream.in.";
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
@@ -245,6 +248,8 @@ pub(crate) fn error_name(answer: &Answer) -> Option<&str> {
 pub(crate) fn text(status: u16, body: &'static str) -> Answer {
     let mut answer = Response::new(Full::new(Bytes::from_static(body.as_bytes())));
     *answer.status_mut() = status_code(status);
+    // Room for all headers of an accepted record at once: growing costs as much as the headers.
+    answer.headers_mut().reserve(HEADERS_OF_SUCCESS);
     answer.headers_mut().insert(CONTENT_TYPE, TEXT);
     answer
 }

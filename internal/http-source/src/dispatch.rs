@@ -177,6 +177,9 @@ impl Dispatcher {
         sources: &[Arc<Entry>],
         mut records: Vec<(Received, Reservation)>,
     ) -> Vec<Vec<Report>> {
+        let Some((last, others)) = sources.split_last() else {
+            return records.iter().map(|_| Vec::new()).collect();
+        };
         self.evaluate_all(sources, &mut records).await;
         let mut give_up = None;
         let mut placed = Vec::with_capacity(records.len());
@@ -185,11 +188,13 @@ impl Dispatcher {
                 tokio::task::yield_now().await;
             }
             let mut of_record = Vec::with_capacity(sources.len());
-            for source in sources {
+            for source in others {
                 let (received, reserved) = (received.clone(), reserved.share());
                 let placed = self.place(source, received, reserved, &mut give_up, None);
                 of_record.extend(placed.await);
             }
+            let placed_last = self.place(last, received, reserved, &mut give_up, None);
+            of_record.extend(placed_last.await);
             placed.push(of_record);
         }
         let mut outcomes = Vec::with_capacity(placed.len());

@@ -128,6 +128,27 @@ impl Drop for Load {
     }
 }
 
+/// How much is in a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Size {
+    /// Records.
+    pub records: usize,
+    /// Bytes of rows.
+    pub bytes: usize,
+}
+
+impl Size {
+    /// What the next batch will probably need, after one of size `last`, when `self` was expected before: it takes its
+    /// memory at once then, and a source that has become quiet takes little again after a few batches.
+    #[must_use]
+    pub fn after(self, last: Self) -> Self {
+        Self {
+            records: last.records.max(self.records / 2),
+            bytes: last.bytes.max(self.bytes / 2),
+        }
+    }
+}
+
 /// A batch that takes records.
 pub(crate) struct Open {
     gathered: Gathered,
@@ -139,6 +160,7 @@ impl Open {
     pub fn new(
         plan: &Arc<Plan>,
         buffers: Buffers,
+        expected: Size,
         outstanding: &Arc<AtomicUsize>,
         reserved: Reservation,
         now: Instant,
@@ -147,9 +169,13 @@ impl Open {
         let Buffers {
             mut rows,
             rejects,
-            records,
+            mut records,
         } = buffers;
         rows.resize_with(plan.sinks.len(), SinkRows::default);
+        records.reserve(expected.records);
+        for rows in &mut rows {
+            rows.csv.reserve(expected.bytes / plan.sinks.len());
+        }
         let promise = Promise {
             completion: Arc::new(Completion::default()),
             plan: Arc::clone(plan),
@@ -205,6 +231,14 @@ impl Open {
     /// Bytes of rows.
     pub fn raw_bytes(&self) -> usize {
         self.gathered.raw_bytes
+    }
+
+    /// How much is in it.
+    pub fn size(&self) -> Size {
+        Size {
+            records: self.gathered.records.len(),
+            bytes: self.gathered.raw_bytes,
+        }
     }
 
     /// When the first record was added.

@@ -29,7 +29,7 @@ use tokio::time::Instant;
 pub(crate) use owner::{Owner, Surroundings};
 
 use crate::admission::Reservation;
-use crate::batch::{Buffers, Gathered, Open};
+use crate::batch::{Buffers, Gathered, Open, Size};
 use crate::completion::Ticket;
 use crate::mapper::{Mapped, Received};
 use crate::route::Plan;
@@ -67,6 +67,8 @@ struct Inbox {
     /// Closed batches, oldest first.
     closed: VecDeque<Gathered>,
     spare: Option<Buffers>,
+    /// How much the next batch will probably hold.
+    expected: Size,
     life: Life,
 }
 
@@ -153,9 +155,11 @@ impl Lane {
                 let buffers = inbox.spare.take().unwrap_or_default();
                 let deadline = now + self.0.timeout;
                 let outstanding = &self.0.outstanding;
+                let expected = inbox.expected;
                 inbox.open.insert(Open::new(
                     plan,
                     buffers,
+                    expected,
                     outstanding,
                     reserved,
                     now,
@@ -240,7 +244,16 @@ impl Lane {
     /// A batch for one request alone, to be given to [`Self::adopt`]: what is written as a whole.
     pub fn batch_of_its_own(&self, plan: &Arc<Plan>, reserved: Reservation, now: Instant) -> Open {
         let (buffers, deadline) = (Buffers::default(), now + self.0.timeout);
-        Open::new(plan, buffers, &self.0.outstanding, reserved, now, deadline)
+        let outstanding = &self.0.outstanding;
+        Open::new(
+            plan,
+            buffers,
+            Size::default(),
+            outstanding,
+            reserved,
+            now,
+            deadline,
+        )
     }
 
     /// For how long at least the volume remembers keys, in seconds, if it has said so.
@@ -334,6 +347,7 @@ impl Lane {
 impl Inbox {
     fn close_open_if(&mut self, condition: impl FnOnce(&Open) -> bool) {
         if let Some(open) = self.open.take_if(|open| condition(open)) {
+            self.expected = self.expected.after(open.size());
             self.closed.push_back(open.close());
         }
     }

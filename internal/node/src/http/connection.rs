@@ -18,6 +18,7 @@ use tokio_util::task::task_tracker::TrackedFuture;
 use tracing::debug;
 
 use super::pulse::{Limits, Pulse, Verdict};
+use super::rare::Rare;
 use super::tls::Tls;
 use super::transport::{Transport, Version};
 use super::{Peer, ServeOptions};
@@ -191,12 +192,14 @@ async fn drive(
 ) {
     let mut connection = pin!(connection);
     let mut check = pin!(tokio::time::sleep(limits.interval()));
+    let mut cut = pin!(Rare::new(cut.cancelled()));
+    let mut stop = pin!(Rare::new(stop.cancelled()));
     let mut closing = false;
     loop {
         tokio::select! {
             biased;
-            () = cut.cancelled() => return,
-            () = stop.cancelled(), if !closing => {
+            () = cut.as_mut() => return,
+            () = stop.as_mut(), if !closing => {
                 closing = true;
                 connection.as_mut().finish();
             }

@@ -11,6 +11,7 @@
 mod connection;
 mod dial;
 mod pulse;
+mod rare;
 mod sockets;
 mod tls;
 mod transport;

@@ -300,14 +300,14 @@ impl Flusher {
         let bytes = self.packer.pack(compression, run)?;
         let file = self.shared.disk.create(&self.shared.slice_path(id))?;
         crash::point(Point::RunPacked);
-        file.write_all_at(&bytes, offset)?;
+        file.write_all_at(bytes, offset)?;
         crash::point(Point::RunWritten);
         self.shared.metrics.slice_written(bytes.len());
         if offset == 0 {
             self.checksums.insert(id, Checksum::default());
         }
         if let Some(checksum) = self.checksums.get_mut(&id) {
-            checksum.update(&bytes);
+            checksum.update(bytes);
         }
         let mut index = self.shared.index.lock();
         if let Some(slice) = index.slices.get_mut(&id) {

@@ -589,28 +589,53 @@ fn noise(rng: &mut StdRng, len: usize) -> String {
 
 #[tokio::test]
 async fn the_content_of_a_slice_does_not_depend_on_crashes() {
-    let mut contents = BTreeSet::new();
-    for crash_after in [None, Some(3), Some(17), Some(29)] {
-        let fixture = Fixture::new();
-        let mut volume = fixture.undamaged();
-        let mut rng = StdRng::seed_from_u64(5);
-        for seq in 1..=30 {
-            volume.open_slice(spec(slice(1)));
-            let connection = volume.connect(SESSION).expect("open");
-            let batch = one(slice(1), seq, &noise(&mut rng, 40_000));
-            assert_eq!(connection.append(batch).await, Ok(Answer::Committed));
-            if crash_after == Some(seq) {
-                volume.abandon().await;
-                drop((volume, connection));
-                volume = fixture.undamaged();
+    // Frames that are packed again, and such that stay as they came.
+    for (frames, len) in [(150, 4_000), (30, 40_000)] {
+        let mut contents = BTreeSet::new();
+        for crash_after in [None, Some(3), Some(17), Some(29)] {
+            let fixture = Fixture::new();
+            let mut volume = fixture.undamaged();
+            let mut rng = StdRng::seed_from_u64(5);
+            for seq in 1..=frames {
+                volume.open_slice(spec(slice(1)));
+                let connection = volume.connect(SESSION).expect("open");
+                let batch = one(slice(1), seq, &noise(&mut rng, len));
+                assert_eq!(connection.append(batch).await, Ok(Answer::Committed));
+                if crash_after == Some(seq) {
+                    volume.abandon().await;
+                    drop((volume, connection));
+                    volume = fixture.undamaged();
+                }
             }
+            let content = volume.seal(slice(1), None).await.expect("sealed");
+            rows_of(&volume, slice(1), &content);
+            contents.insert(content.checksum);
+            volume.stop().await;
+        }
+        assert_eq!(contents.len(), 1, "{contents:?}");
+    }
+}
+
+#[tokio::test]
+async fn only_small_frames_are_packed_again() {
+    // A run has 256 KiB; its frames stay when they have 16 KiB on average.
+    for (frames, len, expected) in [(64, 8 << 10, 2), (64, 16 << 10, 64), (1, 100, 1)] {
+        let fixture = Fixture::new();
+        let volume = fixture.undamaged();
+        volume.open_slice(spec(slice(1)));
+        let connection = volume.connect(SESSION).expect("open");
+        let mut rng = StdRng::seed_from_u64(5);
+        for seq in 1..=frames {
+            let batch = one(slice(1), seq, &noise(&mut rng, len));
+            assert_eq!(connection.append(batch).await, Ok(Answer::Committed));
         }
         let content = volume.seal(slice(1), None).await.expect("sealed");
-        rows_of(&volume, slice(1), &content);
-        contents.insert(content.checksum);
+        assert_eq!(rows_of(&volume, slice(1), &content).len() as u64, frames);
+        let file = std::fs::read(volume.slice_path(slice(1))).expect("a file");
+        let stretches = super::frames::stretches(&file, ZSTD);
+        assert_eq!(stretches.len(), expected, "{frames} frames of {len} bytes");
         volume.stop().await;
     }
-    assert_eq!(contents.len(), 1, "{contents:?}");
 }
 
 #[tokio::test]
