@@ -21,6 +21,7 @@ mod etcd_outage;
 mod etcd_start;
 mod failing_disk;
 mod idempotency;
+mod ledger;
 mod numbers;
 mod ownership;
 mod pods;

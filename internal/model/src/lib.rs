@@ -14,6 +14,7 @@ pub mod id;
 pub mod idempotency;
 pub mod invariant;
 pub mod key;
+pub mod ledger;
 pub mod level;
 pub mod opening;
 pub mod placement;

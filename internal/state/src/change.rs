@@ -105,6 +105,7 @@ const fn source_of(key: &Key) -> Option<&SourceKey> {
         Key::Schema
         | Key::SourceVersion(..)
         | Key::SinkVersion(..)
+        | Key::LedgerDay(..)
         | Key::Incarnation(_)
         | Key::Registration(_)
         | Key::Figures(_)

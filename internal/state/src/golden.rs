@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use stream_model::definition::{Project, Sink, Source, Token};
 use stream_model::destination::{Destination, Provisioning};
 use stream_model::file::File;
+use stream_model::ledger::Day;
 use stream_model::purge::Purged;
 use stream_model::slice::Slice;
 use stream_model::statistics::{Cleared, Crossed, Figures, VolumeFigures};
@@ -80,6 +81,7 @@ const fn files(key: &Key) -> (&'static [&'static str], Check) {
         Key::Removed(_) => (&["removed"], check::<Figures>),
         Key::Cleared(_) => (&["cleared"], check::<Cleared>),
         Key::Purged(..) => (&["purged", "purged-imported"], check::<Purged>),
+        Key::LedgerDay(..) => (&["ledger"], check::<Day>),
         Key::RejectsCrossed(..) => (&["rejectscrossed"], check::<Crossed>),
         Key::RejectsRemoved(_) => (&["rejectsremoved"], check::<Figures>),
         Key::Incarnation(_) => (&["incarnation"], check::<Incarnation>),
@@ -121,6 +123,7 @@ fn one_of_each() -> Vec<Key> {
         &format!("entity/crossed/1/1/a/b/{id}"),
         "entity/removed/1/1/a/b",
         "entity/cleared/1/1/a/b",
+        "ledger/1/1/a/b/0000020455",
         &format!("entity/purged/1/1/a/b/{id}"),
         &format!("entity/rejectscrossed/1/1/a/b/{id}"),
         "entity/rejectsremoved/1/1/a/b",

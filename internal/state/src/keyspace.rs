@@ -15,6 +15,7 @@
 //! | `entity/removed/{p}/{b}/{source}/{sink}` | `Figures` of all slices that were cleaned up after their import | coordinator | for ever |
 //! | `entity/cleared/{p}/{b}/{source}/{sink}` | `Cleared`, the figures when the statistics were cleared | api | until the sink is purged |
 //! | `entity/purged/{p}/{b}/{source}/{sink}/{slice}` | `Purged`, the note of a slice of a purged sink | api | until its volume and staging are rid of it |
+//! | `ledger/{p}/{b}/{source}/{sink}/{day}` | `Day` of the ledger: what was cleaned up, by hour; day 0 has all that is older | coordinator | 31 days of records, day 0 until the sink is purged |
 //! | `version/source/{p}/{b}/{source}/{number}` | `Source` as it was in that version | api | the last 1000 |
 //! | `version/sink/{p}/{b}/{source}/{sink}/{number}` | `Sink` as it was in that version | api | the last 1000 |
 //! | `volume/incarnation/{volume}` | `Incarnation` | writer | for ever |
@@ -69,6 +70,8 @@ pub enum Key {
     Cleared(SinkKey),
     /// A slice of a purged sink.
     Purged(SinkKey, SliceId),
+    /// A day of the ledger of a sink, counted from 1970-01-01.
+    LedgerDay(SinkKey, u64),
     /// A version of a source.
     SourceVersion(SourceKey, u64),
     /// A version of a sink.
@@ -125,6 +128,7 @@ impl fmt::Display for Key {
             Self::Removed(sink) => write!(f, "entity/removed/{sink}"),
             Self::Cleared(sink) => write!(f, "entity/cleared/{sink}"),
             Self::Purged(sink, slice) => write!(f, "entity/purged/{sink}/{slice}"),
+            Self::LedgerDay(sink, day) => write!(f, "ledger/{sink}/{day:010}"),
             Self::SourceVersion(source, number) => {
                 write!(f, "version/source/{source}/{number:010}")
             }
@@ -159,6 +163,7 @@ fn parse(text: &str, segments: &[&str]) -> Option<Key> {
     match segments {
         ["schema"] => Some(Key::Schema),
         ["entity", kind, rest @ ..] => parse_entity(kind, rest),
+        ["ledger", sink @ .., day] => Some(Key::LedgerDay(sink_key(sink)?, day.parse().ok()?)),
         ["version", "source", source @ .., number] => Some(Key::SourceVersion(
             source_key(source)?,
             number.parse().ok()?,
@@ -260,6 +265,10 @@ pub(crate) mod prefix {
         format!("entity/file/{sink}/")
     }
 
+    pub(crate) fn ledger(sink: &SinkKey) -> String {
+        format!("ledger/{sink}/")
+    }
+
     pub(crate) fn purged(sink: &SinkKey) -> String {
         format!("entity/purged/{sink}/")
     }
@@ -349,6 +358,7 @@ mod tests {
             any_sink().prop_map(Key::RejectsRemoved),
             (any_sink(), any::<[u8; 16]>())
                 .prop_map(|(sink, id)| Key::RejectsCrossed(sink, SliceId::from_bytes(id))),
+            (any_sink(), any::<u64>()).prop_map(|(key, n)| Key::LedgerDay(key, n)),
             (any_source(), any::<u64>()).prop_map(|(key, n)| Key::SourceVersion(key, n)),
             (any_sink(), any::<u64>()).prop_map(|(key, n)| Key::SinkVersion(key, n)),
             volume.clone().prop_map(Key::Incarnation),

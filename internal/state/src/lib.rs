@@ -49,6 +49,7 @@ pub use metrics::Metrics;
 pub use mirror::{Mirror, MirrorTask};
 pub use repository::file::{ClosedFile, Opening};
 pub use repository::forget::{Loss, Tombstone};
+pub use repository::ledger::Ledger;
 pub use repository::node::NodeRegistration;
 pub use repository::purge::Remains;
 pub use repository::slice::Rotation;

@@ -2,6 +2,7 @@
 
 pub(crate) mod aggregation;
 pub(crate) mod dry_run;
+pub(crate) mod ledger;
 pub(crate) mod lifecycle;
 pub(crate) mod record;
 pub(crate) mod service;

@@ -3,7 +3,7 @@
 use hyper::Method;
 
 use super::{Operation, handler, of_sink, of_source};
-use crate::handler::{lifecycle, record, settings, sink, statistics, update, versions};
+use crate::handler::{ledger, lifecycle, record, settings, sink, statistics, update, versions};
 
 pub(super) fn operations() -> Vec<Operation> {
     let mut operations = definition();
@@ -95,6 +95,7 @@ fn figures() -> Vec<Operation> {
             of_sink!("/statistics/clear"),
             handler!(statistics::clear_sink),
         ),
+        Operation::read(Method::GET, of_sink!("/ledger"), handler!(ledger::of_sink)),
         Operation::read(
             Method::GET,
             of_sink!("/records/{record}"),

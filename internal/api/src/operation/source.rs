@@ -3,7 +3,7 @@
 use hyper::Method;
 
 use super::{Operation, handler, of_branch, of_source};
-use crate::handler::{dry_run, lifecycle, settings, source, statistics, update, versions};
+use crate::handler::{dry_run, ledger, lifecycle, settings, source, statistics, update, versions};
 
 pub(super) fn operations() -> Vec<Operation> {
     let mut operations = definition();
@@ -37,6 +37,11 @@ fn definition() -> Vec<Operation> {
             Method::DELETE,
             of_source!("/statistics/clear"),
             handler!(statistics::clear_source),
+        ),
+        Operation::read(
+            Method::GET,
+            of_source!("/ledger"),
+            handler!(ledger::of_source),
         ),
         Operation::read(
             Method::POST,

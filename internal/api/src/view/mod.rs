@@ -3,6 +3,7 @@
 pub(crate) mod aggregation;
 pub(crate) mod dry_run;
 pub(crate) mod file;
+pub(crate) mod ledger;
 pub(crate) mod page;
 pub(crate) mod record;
 pub(crate) mod rejects;

@@ -25,6 +25,7 @@ const fn most_bytes(key: &Key) -> Option<usize> {
         Key::Current(_) => Some(60),
         Key::Removed(_) | Key::RejectsRemoved(_) => Some(200),
         Key::Cleared(_) => Some(450),
+        Key::LedgerDay(..) => Some(3072),
         // A slice with the reason of its last failure, and little else.
         Key::Purged(..) => None,
         Key::Figures(_) | Key::Token(_) => Some(300),

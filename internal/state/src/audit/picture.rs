@@ -7,6 +7,7 @@ use serde::de::DeserializeOwned;
 use stream_model::definition::{Project, Sink, Source, Token};
 use stream_model::destination::{Destination, Provisioning};
 use stream_model::file::File;
+use stream_model::ledger::Day;
 use stream_model::purge::Purged;
 use stream_model::slice::Slice;
 use stream_model::statistics::{Cleared, Crossed, Figures, VolumeFigures};
@@ -202,6 +203,7 @@ impl Picture {
             | Key::Node { .. }
             | Key::Task(_)
             | Key::Lock(_)
+            | Key::LedgerDay(..)
             | Key::Token(_)
             | Key::Project(_) => self.take_other(key, entry)?,
             Key::Destination(id) => {
@@ -293,6 +295,8 @@ impl Picture {
                 let task = read(entry, |task: &Task| task.id == *id)?;
                 self.tasks.insert(id.clone(), task);
             }
+            // Sums of what is not there any more: there is nothing to compare them with.
+            Key::LedgerDay(..) => drop(read(entry, |_: &Day| true)?),
             Key::Token(hash) => {
                 self.tokens.insert(hash.clone(), read(entry, |_| true)?);
             }

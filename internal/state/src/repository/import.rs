@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use stream_model::file::{Event, File, State};
 use stream_model::invariant;
+use stream_model::ledger;
 use stream_model::slice::Slice;
 use stream_model::statistics::Figures;
 use stream_model::{SliceId, Timestamp};
@@ -13,8 +14,10 @@ use crate::error::StateError;
 use crate::keyspace::{Key, prefix};
 use crate::store::{Store, Versioned, Written};
 
-/// Slices that fit into one transaction beside the file and the figures.
+/// Slices that are compared in one transaction beside the file.
 const CHUNK: usize = 120;
+/// Slices that are removed in one transaction beside the file, the figures, and their hours in the ledger.
+const REMOVED_AT_ONCE: usize = 50;
 
 impl Store {
     /// Records that a file is about to be imported with exactly these slices.
@@ -88,12 +91,12 @@ impl Store {
         let values: Vec<Slice> = stored.iter().map(|slice| slice.value.clone()).collect();
         invariant::check_import(&file.value, &values)?;
         // Slices first: a file without slices is found and removed by the next round, slices without a file would not be.
-        let last = stored.len().saturating_sub(1) / CHUNK;
-        let chunks = stored.chunks(CHUNK).take(last);
+        let last = stored.len().saturating_sub(1) / REMOVED_AT_ONCE;
+        let chunks = stored.chunks(REMOVED_AT_ONCE).take(last);
         for chunk in chunks {
             self.remove_slices(file, chunk, FileFate::Kept).await?;
         }
-        let rest = stored.get(last * CHUNK..).unwrap_or_default();
+        let rest = stored.get(last * REMOVED_AT_ONCE..).unwrap_or_default();
         self.remove_slices(file, rest, FileFate::Removed).await
     }
 
@@ -119,6 +122,8 @@ impl Store {
         txn = txn
             .unmodified(&removed_key, removed.revision)
             .write(&removed_key, &Written::over(&removed, sum));
+        let removed = ledger::of_removed(slices.iter().map(|slice| &slice.value));
+        let txn = self.add_to_ledger(txn, &file.value.sink, &removed).await?;
         match fate {
             FileFate::Kept => txn,
             FileFate::Removed => txn.delete(&key),

@@ -197,6 +197,7 @@ impl Store {
             .delete(&Key::RejectsRemoved(id.clone()))
             .delete(&Key::Cleared(id.clone()))
             .delete_all(&prefix::sink_versions(id))
+            .delete_all(&prefix::ledger(id))
             .delete_all(&prefix::crossed(id))
             .delete_all(&prefix::rejects_crossed(id))
             .commit()

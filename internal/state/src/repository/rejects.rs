@@ -2,6 +2,7 @@
 
 use stream_model::file::{File, State as FileState};
 use stream_model::invariant;
+use stream_model::ledger;
 use stream_model::slice::{Closing, Event, Kind, Slice, State};
 use stream_model::statistics::Figures;
 
@@ -10,7 +11,7 @@ use super::file::{file_key, slice_key};
 use super::slice::apply;
 use super::statistics::crossed_key;
 use crate::error::StateError;
-use crate::keyspace::Key;
+use crate::keyspace::{Key, prefix};
 use crate::store::{Store, Versioned, Written};
 use crate::txn::Tries;
 
@@ -114,8 +115,13 @@ impl Store {
                     .unmodified(&sum_key, sum.revision)
                     .write(&sum_key, &Written::over(&sum, new));
             }
+            let removed = ledger::of_removed(std::iter::once(&slice.value));
+            txn = self.add_to_ledger(txn, &slice.value.sink, &removed).await?;
+            let days = prefix::ledger(&slice.value.sink);
             match txn.commit().await {
-                Err(StateError::Conflict { key: changed }) if changed == sum_key.to_string() => {
+                Err(StateError::Conflict { key: changed })
+                    if changed == sum_key.to_string() || changed.starts_with(&days) =>
+                {
                     tries.after(StateError::conflict(changed)).await?;
                 }
                 outcome => return outcome,

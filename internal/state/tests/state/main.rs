@@ -22,6 +22,7 @@ mod files;
 mod forget;
 mod import;
 mod leases;
+mod ledger;
 mod locks;
 mod members;
 mod mirror;
