@@ -126,6 +126,21 @@ fuzz-corpus: build-fuzz ## Add to the corpus in git what "make fuzz" found and i
 build-fuzz:
 	RUSTFLAGS="$(FUZZ_FLAGS)" $(CARGO) build --release --manifest-path $(FUZZ)/Cargo.toml --target-dir target/fuzz --target $(FUZZ_HOST)
 
+# From PyPI, into a place of its own; newer versions may check more.
+SCHEMATHESIS := target/tools/schemathesis/bin/schemathesis
+.PHONY: fuzz-api
+fuzz-api: TIME ?= 120
+fuzz-api: SEED ?= 1
+fuzz-api: PROGRAM ?= target/debug/stream-service
+fuzz-api: protoc $(SCHEMATHESIS) ## Fuzz the configuration API by its own description: TIME=120 (s) SEED=1 PROGRAM=target/release/stream-service
+	$(if $(filter target/debug/stream-service,$(PROGRAM)),$(CARGO) build --workspace --locked --bins)
+	tests/api-fuzz/run $(PROGRAM) $(SCHEMATHESIS) $(TIME) $(SEED) $(ARGS)
+
+$(SCHEMATHESIS): tests/api-fuzz/requirements.txt
+	python3 -m venv target/tools/schemathesis
+	target/tools/schemathesis/bin/pip install --quiet --requirement $<
+	touch $@
+
 .PHONY: lint
 lint: protoc ## Check formatting, lints and (where installed) dependencies
 	$(CARGO) fmt --all --check
@@ -153,6 +168,10 @@ bench-http: build-stream-service ## Measure the intake: sizes of records and req
 	$(CARGO) run --release --locked --package stream-tests --bin stream-load -- http
 	$(CARGO) run --release --locked --package stream-tests --bin stream-load -- overload
 	$(CARGO) run --release --locked --package stream-tests --bin stream-load -- tenant
+
+.PHONY: bench-api
+bench-api: build-stream-service ## Measure the configuration API with 10 000 sinks (about 5 min); more arguments by ARGS
+	$(CARGO) run --release --locked --package stream-tests --bin stream-load -- api $(ARGS)
 
 .PHONY: bench-volume
 bench-volume: protoc ## Measure a volume alone with 1 to 10 000 slices (about 10 min); more arguments by ARGS

@@ -28,6 +28,7 @@ mod pods;
 mod purge;
 mod refusals;
 mod rejects;
+mod same_sink;
 mod shutdown;
 mod sinks;
 mod start;

@@ -11,7 +11,7 @@ mod project;
 use hyper::HeaderMap;
 use hyper::header::AUTHORIZATION;
 use stream_model::definition::Actor;
-use stream_model::definition::token::Role;
+use stream_model::definition::token::{Role, token_hash};
 use stream_model::{BranchId, BranchKey, ProjectId, Secret};
 
 use crate::error::{ApiError, Code};
@@ -90,6 +90,11 @@ impl Authenticator {
             _ => error,
         })
     }
+}
+
+/// The hash of the token in the headers.
+pub(crate) fn sent_hash(headers: &HeaderMap) -> Result<String, ApiError> {
+    Ok(token_hash(&sent_token(headers)?))
 }
 
 /// The token of either header.

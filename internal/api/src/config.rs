@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 use stream_model::ErrorKind;
+use stream_node::TrustedProxies;
 
 /// Settings of the API, below the key `api`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -13,6 +14,10 @@ pub struct Config {
     pub listen: SocketAddr,
     /// URL under which clients reach the API; it begins the links in answers. Default `http://localhost:8000`.
     pub public_url: String,
+    /// Proxies that are believed about their clients: networks (`10.0.0.0/8`) and addresses. The address that failed
+    /// authentication is counted for is then taken from `X-Forwarded-For`, else from `Forwarded`. Default: none, it is the
+    /// address of the connection.
+    pub trusted_proxies: Vec<String>,
 }
 
 impl Default for Config {
@@ -20,20 +25,21 @@ impl Default for Config {
         Self {
             listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 8000)),
             public_url: "http://localhost:8000".to_owned(),
+            trusted_proxies: Vec::new(),
         }
     }
 }
 
 /// A setting that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{key} is {value:?}, but must be a URL such as {example}")]
+#[error("{key} is {value:?}, but must be {expected}")]
 pub struct InvalidConfig {
     /// The setting.
     pub key: &'static str,
     /// Its value.
     pub value: String,
-    /// A value that would do.
-    pub example: &'static str,
+    /// What would do.
+    pub expected: &'static str,
 }
 
 impl InvalidConfig {
@@ -50,7 +56,23 @@ impl Config {
     /// # Errors
     /// Names the first setting that cannot be used.
     pub fn validate(&self) -> Result<(), InvalidConfig> {
-        base_url("api.publicUrl", &self.public_url, "http://localhost:8000").map(|_| ())
+        self.base_url()?;
+        self.proxies().map(drop)
+    }
+
+    /// The URL, checked, without the slash at its end.
+    pub(crate) fn base_url(&self) -> Result<String, InvalidConfig> {
+        let expected = "a URL such as http://localhost:8000";
+        base_url("api.publicUrl", &self.public_url, expected)
+    }
+
+    /// The proxies, checked.
+    pub(crate) fn proxies(&self) -> Result<TrustedProxies, InvalidConfig> {
+        TrustedProxies::parse(&self.trusted_proxies).map_err(|text| InvalidConfig {
+            key: "api.trustedProxies",
+            value: text.to_owned(),
+            expected: "networks such as 10.0.0.0/8 or addresses, separated by commas",
+        })
     }
 }
 
@@ -58,7 +80,7 @@ impl Config {
 pub(crate) fn base_url(
     key: &'static str,
     url: &str,
-    example: &'static str,
+    expected: &'static str,
 ) -> Result<String, InvalidConfig> {
     let host = url
         .strip_prefix("http://")
@@ -71,7 +93,7 @@ pub(crate) fn base_url(
         return Err(InvalidConfig {
             key,
             value: url.to_owned(),
-            example,
+            expected,
         });
     }
     Ok(url.trim_end_matches('/').to_owned())
@@ -119,6 +141,20 @@ mod tests {
                 "{error}"
             );
         }
+    }
+
+    #[test]
+    fn names_the_proxy_that_is_no_address() {
+        let trusted_proxies = vec!["10.0.0.0/8".to_owned(), "proxy.local".to_owned()];
+        let config = Config {
+            trusted_proxies,
+            ..Config::default()
+        };
+        let error = config.validate().expect_err("a name").to_string();
+        assert!(
+            error.starts_with("api.trustedProxies is \"proxy.local\""),
+            "{error}"
+        );
     }
 
     #[test]

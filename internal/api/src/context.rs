@@ -11,6 +11,7 @@ use stream_state::{Mirror, Store, Versioned};
 use stream_target::Targets;
 use tracing::warn;
 
+use crate::documentation::Documentation;
 use crate::dry_run::RecordLimits;
 use crate::error::{ApiError, not_found};
 use crate::task::Runner;
@@ -26,6 +27,7 @@ pub(crate) struct Context {
     pub(crate) targets: Targets,
     pub(crate) defaults: Defaults,
     pub(crate) urls: Urls,
+    pub(crate) documentation: Documentation,
     pub(crate) templates: TemplateCheck,
     pub(crate) record_limits: RecordLimits,
     pub(crate) clock: Arc<dyn Clock>,

@@ -3,6 +3,7 @@
 use std::fmt::Display;
 
 use hyper::StatusCode;
+use schemars::JsonSchema;
 use serde::Serialize;
 use stream_model::ErrorKind;
 use stream_node::error_chain;
@@ -11,7 +12,7 @@ use stream_target::TargetError;
 use stream_target::keboola::{Refusal, StorageApiError};
 
 /// Name and status of an error. The names are an interface: clients decide by them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Code {
     /// A required field or header is missing.
     MissingField,
@@ -71,6 +72,8 @@ pub(crate) enum Code {
     UnsupportedMediaType,
     /// The body can be read, and a mapping cannot make rows of it.
     UnprocessableContent,
+    /// Too many requests with tokens that are not known came from the client.
+    RateLimited,
     /// The request took too long.
     RequestTimeout,
     /// Something that the answer depends on is away.
@@ -80,6 +83,26 @@ pub(crate) enum Code {
 }
 
 impl Code {
+    /// Those of a request that needs a token, whatever it asks for.
+    pub(crate) const OF_EVERY_TOKEN: [Self; 9] = [
+        Self::MissingField,
+        Self::Unauthorized,
+        Self::MasterTokenRequired,
+        Self::RateLimited,
+        Self::BadRequest,
+        Self::BodyTooLarge,
+        Self::RequestTimeout,
+        Self::Unavailable,
+        Self::Internal,
+    ];
+
+    /// Those of a request that carries a JSON object, besides.
+    pub(crate) const OF_EVERY_OBJECT: [Self; 3] = [
+        Self::InvalidFieldType,
+        Self::InvalidLength,
+        Self::InvalidEnumValue,
+    ];
+
     /// The name in answers.
     pub(crate) const fn name(self) -> &'static str {
         match self {
@@ -112,6 +135,7 @@ impl Code {
             Self::BodyTooLarge => "stream.api.bodyTooLarge",
             Self::UnsupportedMediaType => "stream.api.unsupportedMediaType",
             Self::UnprocessableContent => "stream.api.unprocessableContent",
+            Self::RateLimited => "stream.api.rateLimited",
             Self::RequestTimeout => "stream.api.requestTimeout",
             Self::Unavailable => "stream.api.serviceUnavailable",
             Self::Internal => "stream.api.internalError",
@@ -149,6 +173,7 @@ impl Code {
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::UnprocessableContent => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
             Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
@@ -164,6 +189,8 @@ pub(crate) struct ApiError {
     pub(crate) message: String,
     /// What the Storage API said, when it is the one that refuses.
     refusal: Option<Box<Refusal>>,
+    /// Seconds after which to try again, where that is known.
+    pub(crate) retry_after: Option<u64>,
 }
 
 impl ApiError {
@@ -172,7 +199,14 @@ impl ApiError {
             code,
             message: message.into(),
             refusal: None,
+            retry_after: None,
         }
+    }
+
+    /// The refusal of something that may be tried again after so many seconds.
+    pub(crate) const fn after(mut self, seconds: u64) -> Self {
+        self.retry_after = Some(seconds);
+        self
     }
 
     /// The status of the answer.
@@ -209,12 +243,16 @@ impl ApiError {
     }
 }
 
-/// The JSON of an error.
-#[derive(Debug, Serialize)]
+/// Why a request was refused.
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "Error")]
 pub(crate) struct ErrorBody<'a> {
+    /// The status of the answer.
     pub(crate) status_code: u16,
+    /// The name of the error, to decide by.
     pub(crate) error: &'a str,
+    /// A sentence for people. It may change.
     pub(crate) message: &'a str,
     /// Only for faults of the service, where it finds the log line, and what the Storage API gives one.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -302,6 +340,7 @@ impl From<StorageApiError> for ApiError {
                 code: Code::StorageApi,
                 message: sentence(&refusal.message),
                 refusal: Some(Box::new(refusal)),
+                retry_after: None,
             },
             // Whether it is away or talks nonsense: it is theirs, and may be over in a moment.
             StorageApiError::Unavailable { .. } | StorageApiError::Unreadable { .. } => {

@@ -14,6 +14,7 @@
 //! - Nothing but the index, the health check and answers to `OPTIONS` is given without a token.
 //! - A request that is refused has changed nothing. A task that failed says why in its `error`.
 //! - A second creation of the same entity is answered 409, also while the first one still runs.
+//! - Whoever tries tokens is slowed down, see `failures`.
 //! - A secret (token, URL of a source) is in an answer at most, never in a log, a metric or an error.
 //!
 //! The crate refuses to hold state of its own: whatever must outlive the process is in etcd. It opens the first file of a
@@ -23,8 +24,10 @@ mod auth;
 mod config;
 mod content;
 mod context;
+mod documentation;
 mod dry_run;
 mod error;
+mod failures;
 mod fields;
 mod handler;
 mod input;

@@ -9,6 +9,10 @@ pub(crate) struct Metrics {
     pub(crate) requests: IntCounterVec,
     /// By endpoint.
     pub(crate) duration: HistogramVec,
+    /// Requests with tokens that are not good, by whether they were looked at.
+    pub(crate) failures: IntCounterVec,
+    /// Clients that have failed lately.
+    pub(crate) failing_clients: IntGauge,
     /// Tasks that run or wait for their turn.
     pub(crate) tasks_unfinished: IntGauge,
     /// By type and outcome.
@@ -35,6 +39,17 @@ impl Metrics {
                 .buckets(vec![0.001, 0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 30.0]),
                 &["endpoint"],
             )?,
+            failures: IntCounterVec::new(
+                Opts::new(
+                    "stream_api_authentication_failures_total",
+                    "Requests with tokens that are not good: refused, or limited because too many came from their client. A rise means that somebody tries tokens, or uses one that was revoked.",
+                ),
+                &["outcome"],
+            )?,
+            failing_clients: IntGauge::with_opts(Opts::new(
+                "stream_api_failing_clients",
+                "Clients that have failed to authenticate lately. A rise means that somebody tries tokens from many addresses.",
+            ))?,
             tasks_unfinished: IntGauge::with_opts(Opts::new(
                 "stream_api_tasks_unfinished",
                 "Tasks that run or wait for the one before them. A lasting rise means that a target is slow.",
@@ -56,6 +71,8 @@ impl Metrics {
         };
         registry.register(Box::new(metrics.requests.clone()))?;
         registry.register(Box::new(metrics.duration.clone()))?;
+        registry.register(Box::new(metrics.failures.clone()))?;
+        registry.register(Box::new(metrics.failing_clients.clone()))?;
         registry.register(Box::new(metrics.tasks_unfinished.clone()))?;
         registry.register(Box::new(metrics.tasks.clone()))?;
         registry.register(Box::new(metrics.verifications.clone()))?;

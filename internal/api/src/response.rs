@@ -48,6 +48,16 @@ pub(crate) fn done() -> Answer {
     empty(StatusCode::OK)
 }
 
+/// An answer that is the same for everybody as long as the process runs.
+pub(crate) fn document(body: Bytes, content_type: &'static str) -> Answer {
+    let mut answer = empty(StatusCode::OK);
+    *answer.body_mut() = Full::new(body);
+    let headers = answer.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    answer
+}
+
 /// Sends the client to another path for good.
 pub(crate) fn moved(to: &'static str) -> Answer {
     let mut answer = empty(StatusCode::MOVED_PERMANENTLY);
@@ -98,10 +108,11 @@ pub(crate) fn refused(refusal: &ApiError, endpoint: &'static str) -> Answer {
             exception_id: exception.as_deref().or(refusal.exception_id()),
         },
     );
-    if status == StatusCode::SERVICE_UNAVAILABLE {
+    let soon = (status == StatusCode::SERVICE_UNAVAILABLE).then_some(1);
+    if let Some(seconds) = refusal.retry_after.or(soon) {
         answer
             .headers_mut()
-            .insert(RETRY_AFTER, HeaderValue::from_static("1"));
+            .insert(RETRY_AFTER, HeaderValue::from(seconds));
     }
     answer
 }

@@ -8,14 +8,14 @@ use std::time::Duration;
 use hyper::body::Incoming;
 use hyper::header::{ALLOW, HeaderValue};
 use hyper::service::service_fn;
-use hyper::{Method, Request};
+use hyper::{HeaderMap, Method, Request};
 use prometheus::Registry;
 use stream_model::definition::token::Role;
 use stream_model::level::Defaults;
 use stream_model::{Clock, ErrorKind, NodeId};
 use stream_node::{
     Helpers, Listener, OnError, Peer, ReadyFlag, ServeOptions, ServerMetrics, Shutdown,
-    StillRunning, Tasks,
+    StillRunning, Tasks, TrustedProxies,
 };
 use stream_state::{Lease, Mirror, Store};
 use stream_target::Targets;
@@ -23,11 +23,13 @@ use stream_target::keboola::StorageApi;
 use tokio::time::Instant;
 use tracing::{debug, info};
 
-use crate::auth::{About, Authenticator, LocalTokens, ProjectTokens};
+use crate::auth::{About, Authenticator, Caller, LocalTokens, ProjectTokens, sent_hash};
 use crate::config::{Config, InvalidConfig, base_url};
 use crate::context::{Context, Urls};
+use crate::documentation::{Documentation, Tokens};
 use crate::dry_run::RecordLimits;
 use crate::error::{ApiError, Code};
+use crate::failures::{Client, Failures};
 use crate::metrics::Metrics;
 use crate::operation::{Operation, Run};
 use crate::orphan::{self, Own};
@@ -118,11 +120,11 @@ impl Api {
     /// When a setting cannot be used.
     pub async fn start(config: Config, deps: Deps) -> Result<Self, StartError> {
         let urls = Urls {
-            api: base_url("api.publicUrl", &config.public_url, "http://localhost:8000")?,
+            api: config.base_url()?,
             source: base_url(
                 "source.http.publicUrl",
                 &deps.source_public_url,
-                "http://localhost:7000",
+                "a URL such as http://localhost:7000",
             )?,
         };
         let metrics = Metrics::register(&deps.registry)?;
@@ -146,6 +148,10 @@ impl Api {
             orphan::finish_interrupted(store, clock, own, stop).await;
             Ok(())
         });
+        let tokens = match &deps.storage_api {
+            None => Tokens::Local,
+            Some(_) => Tokens::OfProjects,
+        };
         let project = deps.storage_api.map(|storage_api| {
             let (store, clock) = (deps.store.clone(), Arc::clone(&deps.clock));
             ProjectTokens::new(storage_api, store, clock, metrics.clone())
@@ -156,6 +162,7 @@ impl Api {
             mirror: deps.mirror,
             targets: deps.targets,
             defaults: deps.defaults,
+            documentation: Documentation::new(urls.api.clone(), deps.version, tokens),
             urls,
             templates: TemplateCheck::new(deps.helpers),
             record_limits: deps.record_limits,
@@ -170,6 +177,8 @@ impl Api {
         let handler = Arc::new(Handler {
             routes: Routes::new(),
             authenticator,
+            failures: Failures::new(metrics.failures.clone(), metrics.failing_clients.clone()),
+            proxies: config.proxies()?,
             metrics,
             header: server_header(deps.version),
             context,
@@ -238,6 +247,8 @@ fn serve(server: &Tasks, listener: Listener, connections: ServerMetrics, handler
 struct Handler {
     routes: Routes,
     authenticator: Authenticator,
+    failures: Failures,
+    proxies: TrustedProxies,
     metrics: Metrics,
     header: HeaderValue,
     context: Arc<Context>,
@@ -303,18 +314,38 @@ impl Handler {
         }
     }
 
+    /// The holder of the token, unless the client has tried too many.
+    async fn authenticate(
+        &self,
+        about: About,
+        peer: IpAddr,
+        headers: &HeaderMap,
+    ) -> Result<Caller, ApiError> {
+        let client = Client::of(self.proxies.client(peer, headers));
+        let attempt = self.failures.attempt(client, sent_hash(headers)?)?;
+        let outcome = self.authenticator.authenticate(about, headers).await;
+        match &outcome {
+            Ok(_) => attempt.succeeded(),
+            Err(error) if [401, 403].contains(&error.status().as_u16()) => attempt.failed(),
+            // Nobody knows whether it is good.
+            Err(_) => drop(attempt),
+        }
+        outcome
+    }
+
     async fn authenticated(
         &self,
         operation: &Operation,
         path: Path,
         request: Request<Incoming>,
     ) -> Result<Answer, ApiError> {
+        let peer = request.extensions().get::<Peer>();
+        let peer = peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.0.ip());
         let about = match operation.run {
             Run::Survey(_) => About::Installation,
             Run::Open(_) | Run::Read(_) | Run::Write(_) => About::Project,
         };
-        let authenticated = self.authenticator.authenticate(about, request.headers());
-        let caller = authenticated.await?;
+        let caller = self.authenticate(about, peer, request.headers()).await?;
         let handler = match (operation.run, caller.role) {
             (Run::Open(run), _) => return Ok(run(&self.context)),
             (Run::Survey(handler) | Run::Read(handler), _) | (Run::Write(handler), Role::Admin) => {
@@ -327,8 +358,6 @@ impl Handler {
         };
         let query = Query::parse(request.uri().query().unwrap_or_default());
         let (head, body) = request.into_parts();
-        let peer = head.extensions.get::<Peer>();
-        let peer = peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.0.ip());
         let body = read_body(body).await?;
         let call = Call {
             path: path.of(caller.home),

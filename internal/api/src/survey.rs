@@ -17,6 +17,7 @@ mod findings;
 
 use std::collections::BTreeSet;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use stream_model::statistics::VolumeFigures;
 use stream_model::{NodeId, Timestamp, VolumeId, file, slice};
@@ -57,7 +58,7 @@ impl Registered {
 }
 
 /// Work that waits for a component.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Waiting {
     /// How many slices, or files.
@@ -74,7 +75,7 @@ impl Waiting {
 }
 
 /// All work that waits.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub(crate) struct Work {
     unsealed: Waiting,
     unuploaded: Waiting,

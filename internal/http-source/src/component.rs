@@ -24,7 +24,6 @@ use crate::access::AccessLog;
 use crate::config::Config;
 use crate::dispatch::Dispatcher;
 use crate::feed::{Feed, Routes};
-use crate::forwarded::TrustedProxies;
 use crate::intake::Budgets;
 use crate::lane::Surroundings;
 use crate::lanes::Lanes;
@@ -36,6 +35,7 @@ use crate::route::Directory;
 use crate::source_metrics::Families;
 use crate::table::Table;
 use crate::templates::{Evaluators, Limits};
+use stream_node::TrustedProxies;
 
 /// How often the gauge of the memory budget is set.
 const GAUGE_PERIOD: Duration = Duration::from_secs(1);

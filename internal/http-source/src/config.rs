@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use stream_model::rate::RateLimit;
 use stream_model::unit::{ByteSize, Interval};
 
-use crate::forwarded::TrustedProxies;
+use stream_node::TrustedProxies;
 
 /// Certificate and key of the listener, `source.http.tls.*`: both or none.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -50,7 +50,6 @@ mod dispatch;
 #[cfg(test)]
 mod end_to_end;
 mod feed;
-mod forwarded;
 mod frames;
 mod head;
 mod intake;

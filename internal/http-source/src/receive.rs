@@ -29,7 +29,6 @@ use crate::admission::{RECORD_OVERHEAD, Reservation};
 use crate::answer::{self, Answer, NO_SOURCE, OVERLOADED, Refusal};
 use crate::body;
 use crate::dispatch::{Dispatcher, Report};
-use crate::forwarded::TrustedProxies;
 use crate::head::{Query, Target, header_bytes};
 use crate::key::Key;
 use crate::many::{self, Fate};
@@ -38,6 +37,7 @@ use crate::metrics::Metrics;
 use crate::request_id::{REQUEST_ID, RequestIds};
 use crate::table::{Entry, Table};
 use crate::visit::Visit;
+use stream_node::TrustedProxies;
 
 /// The most records of a request.
 const MAX_BATCH_RECORDS: usize = 10_000;

@@ -30,7 +30,6 @@ use tokio_util::sync::CancellationToken;
 use crate::access::AccessLog;
 use crate::config;
 use crate::dispatch::Dispatcher;
-use crate::forwarded::TrustedProxies;
 use crate::receive::Receiver;
 use crate::request_id::RequestIds;
 use crate::route::{PlannedSink, Ready, Route, State, Target};
@@ -38,6 +37,7 @@ use crate::testing::{
     Act, Rig, SESSION, TIMEOUT, body_sink, path_sink, route_on, sink, slice, source, target,
     template_sink, volume_id,
 };
+use stream_node::TrustedProxies;
 
 const PATH: &str = "/stream/1/orders/secret";
 const JSON: (&str, &str) = ("content-type", "application/json; charset=utf-8");

@@ -33,7 +33,7 @@ pub use config::{
 pub use helper::{Budget, Helper, HelperError, Helpers};
 pub use http::{
     BindError, ClientTls, Drained, Listener, Peer, ServeOptions, ServerMetrics, Socket, Tls,
-    TlsError,
+    TlsError, TrustedProxies,
 };
 pub use jobs::Jobs;
 pub use lifecycle::{Phases, Reason, Shutdown, wait_for_signal};

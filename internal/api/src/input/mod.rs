@@ -1,6 +1,7 @@
 //! What clients send, checked and turned into the nouns of the model. Nothing here looks at the state.
 
 pub(crate) mod page;
+mod schema;
 pub(crate) mod settings;
 pub(crate) mod sink;
 pub(crate) mod source;

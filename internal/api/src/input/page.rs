@@ -4,7 +4,7 @@ use crate::error::{ApiError, Code};
 use crate::request::Query;
 
 /// The most items of a page, and how many there are when the client does not say.
-const MAX_LIMIT: usize = 100;
+pub(crate) const MAX_LIMIT: usize = 100;
 
 /// Which part of a list a client wants.
 #[derive(Debug, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use crate::error::{ApiError, Code, sentence};
 use crate::fields::{Fields, list, quoted_list};
 
 /// The most settings of a change; there are not so many.
-const MAX_CHANGES: usize = 100;
+pub(super) const MAX_CHANGES: usize = 100;
 
 /// A change of settings.
 #[derive(Debug, PartialEq, Eq)]

@@ -11,11 +11,12 @@ use super::{Texts, description, identifier, name};
 use crate::error::{ApiError, sentence};
 use crate::fields::{Fields, not_one_of, quoted_list};
 
-const COLUMN_TYPES: [&str; 7] = [
+pub(super) const COLUMN_TYPES: [&str; 7] = [
     "uuid", "datetime", "ip", "body", "headers", "path", "template",
 ];
-const SIGNALS: [&str; 3] = ["logs", "metrics", "traces"];
-const KINDS: [TableKind; 3] = [TableKind::Sqlite, TableKind::Postgres, TableKind::Keboola];
+pub(super) const SIGNALS: [&str; 3] = ["logs", "metrics", "traces"];
+pub(super) const KINDS: [TableKind; 3] =
+    [TableKind::Sqlite, TableKind::Postgres, TableKind::Keboola];
 
 /// A sink to be created. Its mapping compiles and its target exists.
 #[derive(Debug, PartialEq, Eq)]

@@ -3,10 +3,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use stream_model::retry::Retry;
 use stream_model::{SinkKey, Timestamp, VolumeId, file, slice};
 use stream_state::{SinkNode, Topology};
+
+use crate::view::shape;
 
 use super::{COMPONENTS, Registered};
 
@@ -22,7 +25,7 @@ const STALE_AFTER: Duration = Duration::from_secs(15);
 const OPENED_WITHIN: Duration = Duration::from_secs(30);
 
 /// Something that is wrong.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Finding {
     /// The kind of problem; stable, for alerts.
@@ -33,6 +36,7 @@ pub(crate) struct Finding {
     pub(crate) problem: String,
     /// Since when, where that is known.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<shape::Timestamp>")]
     pub(crate) since: Option<Timestamp>,
     /// What a person does about it.
     pub(crate) advice: String,

@@ -162,3 +162,54 @@ async fn a_revoked_admin_token_stays_revoked_while_there_is_another() {
     );
     world.stop().await.expect("stopped");
 }
+
+#[tokio::test]
+async fn whoever_tries_tokens_is_slowed_down_and_others_are_not() {
+    let world = World::start().await;
+    let token = world.client.token.clone().expect("a token");
+    let ask = async |token: &str, address: &str| {
+        let headers = [("x-storageapi-token", token), ("x-forwarded-for", address)];
+        let reply = world.client.send_raw("GET", SOURCES, &headers, "".into());
+        reply.await
+    };
+    assert_eq!(ask(&token, "2001:db8::1").await.status, 200);
+    // While a thread is at work, paused time stands still.
+    let (end, ended) = std::sync::mpsc::channel::<()>();
+    let thread = tokio::task::spawn_blocking(move || ended.recv());
+    tokio::time::pause();
+    for _ in 0..10 {
+        assert_eq!(ask("made-up", "2001:db8::2").await.status, 401);
+    }
+    let limited = ask("made-up", "2001:db8::3").await;
+    assert_eq!(
+        limited.refusal(),
+        (429, "stream.api.rateLimited".to_owned())
+    );
+    let seconds: u64 = limited.header("retry-after").parse().expect("seconds");
+    assert!((1..=6).contains(&seconds), "{seconds}");
+    let unseen = new_token(&world, Role::Admin).await;
+    assert_eq!(
+        ask(&unseen, "2001:db8::1").await.status,
+        429,
+        "not even a good one"
+    );
+    assert_eq!(
+        ask(&token, "2001:db8::1").await.status,
+        200,
+        "it was good before"
+    );
+    assert_eq!(
+        ask(&unseen, "2001:db8:0:1::1").await.status,
+        200,
+        "from elsewhere"
+    );
+    assert_eq!(
+        ask(&unseen, "2001:db8::1").await.status,
+        200,
+        "known by now"
+    );
+    tokio::time::resume();
+    drop(end);
+    assert!(thread.await.expect("no panic").is_err(), "nothing was sent");
+    world.stop().await.expect("stopped");
+}

@@ -3,11 +3,14 @@
 mod auth;
 mod changes;
 pub(crate) mod definitions;
+mod described;
+mod documentation;
 mod dry_run;
 mod lifecycle;
 mod project;
 mod purge;
 mod record;
+mod schema;
 mod service;
 mod settings;
 mod sink;

@@ -28,6 +28,7 @@ use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, watch};
 
+use super::described;
 use crate::token::{AdminToken, ensure_admin_token};
 use crate::{Api, Config, Deps, RecordLimits};
 
@@ -129,6 +130,7 @@ impl Base {
         let config = Config {
             listen: any_port,
             public_url: "https://stream.example.com/".to_owned(),
+            trusted_proxies: vec!["127.0.0.0/8".to_owned()],
         };
         let deps = Deps {
             store: self.store.clone(),
@@ -368,9 +370,11 @@ impl Client {
                 _ = &mut connection => exchange.await,
             }
         };
-        tokio::time::timeout(PATIENCE, both)
+        let reply = tokio::time::timeout(PATIENCE, both)
             .await
-            .expect("an answer in time")
+            .expect("an answer in time");
+        described::check(method, path, &reply);
+        reply
     }
 }
 

@@ -1,5 +1,6 @@
 //! Sources with their sinks, and what is where of each: one answer for a page of a user interface.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use stream_model::definition::{Sink, Source};
 use stream_model::{BranchId, BranchKey, ProjectId};
@@ -13,24 +14,26 @@ use super::statistics::{ByLevel, StatisticsView};
 use crate::context::Urls;
 
 /// `GET B/aggregation/sources`
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct AggregationView<'a> {
+    #[schemars(with = "u64")]
     project_id: ProjectId,
+    #[schemars(with = "u64")]
     branch_id: BranchId,
     page: Page,
     sources: Vec<AggregatedSource<'a>>,
 }
 
 /// A source with its sinks.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct AggregatedSource<'a> {
     #[serde(flatten)]
     source: SourceView<'a>,
     sinks: Vec<AggregatedSink<'a>>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 struct AggregatedSink<'a> {
     #[serde(flatten)]
     sink: SinkView<'a>,
@@ -38,7 +41,7 @@ struct AggregatedSink<'a> {
 }
 
 /// The figures of a sink and of its files.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 struct SinkStatistics {
     #[serde(flatten)]
     sums: StatisticsView,

@@ -2,40 +2,49 @@
 
 use std::cmp::Reverse;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use stream_model::Timestamp;
 use stream_model::file::{File, State};
 use stream_state::SinkNode;
 
+use super::shape;
 use super::statistics::{ByLevel, StatisticsView};
 
 /// The most files shown: the newest ones.
 const MOST: usize = 100;
 
 /// The files of a sink that were not cleaned up yet.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, Serialize, JsonSchema)]
 pub(crate) struct FilesView {
     files: Vec<FileView>,
 }
 
 /// One file.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct FileView {
+    #[schemars(extend("enum" = ["writing", "closing", "importing", "imported"]))]
     state: &'static str,
+    #[schemars(with = "shape::Timestamp")]
     opened_at: Timestamp,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<shape::Timestamp>")]
     closing_at: Option<Timestamp>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<shape::Timestamp>")]
     importing_at: Option<Timestamp>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<shape::Timestamp>")]
     imported_at: Option<Timestamp>,
     /// How often the step that it is in has failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     retry_attempt: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    /// The last failure.
     retry_reason: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<shape::Timestamp>")]
     retry_after: Option<Timestamp>,
     statistics: StatisticsView,
 }

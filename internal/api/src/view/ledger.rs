@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use stream_model::file::{File, State};
 use stream_model::ledger::{Counts, Hour};
@@ -10,10 +11,11 @@ use stream_model::statistics::Figures;
 use stream_model::{FileId, SinkKey, SliceId, SourceKey, Timestamp};
 use stream_state::Ledger;
 
+use super::shape;
 use crate::handler::ledger::Hours;
 
 /// Where the records of an hour are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Balance {
     /// Rows that were sealed or reported, and rejected records.
@@ -181,15 +183,16 @@ fn place(slice: &Slice, file: Option<&File>, reported: Option<&Figures>) -> Bala
     balance
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 struct HourView {
+    #[schemars(with = "shape::Timestamp")]
     hour: Timestamp,
     #[serde(flatten)]
     balance: Balance,
 }
 
 /// The ledger of a sink.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct LedgerView {
     source_id: String,
@@ -226,7 +229,7 @@ impl LedgerView {
 }
 
 /// The ledgers of all sinks of a source.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct SourceLedgerView {
     source_id: String,

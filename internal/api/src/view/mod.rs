@@ -8,6 +8,7 @@ pub(crate) mod page;
 pub(crate) mod record;
 pub(crate) mod rejects;
 pub(crate) mod settings;
+pub(crate) mod shape;
 pub(crate) mod sink;
 pub(crate) mod source;
 pub(crate) mod statistics;
@@ -15,6 +16,7 @@ pub(crate) mod status;
 pub(crate) mod task;
 pub(crate) mod version;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use stream_model::Timestamp;
 use stream_model::definition::Actor;
@@ -24,10 +26,13 @@ use stream_model::definition::sink::Switch;
 const REASON: &str = "API";
 
 /// That an entity was disabled or deleted.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct SwitchView<'a> {
+    #[schemars(with = "shape::Timestamp")]
     at: Timestamp,
+    #[schemars(with = "shape::Actor")]
     by: &'a Actor,
+    /// Why.
     reason: &'static str,
 }
 

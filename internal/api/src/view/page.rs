@@ -1,15 +1,19 @@
 //! A page of a list.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::input::page::Window;
 
 /// Where the page is in the list.
-#[derive(Debug, PartialEq, Eq, Serialize)]
+#[derive(Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Page {
+    /// The most items of the page.
     limit: usize,
+    /// Items of the whole list.
     total_count: usize,
+    /// The item before the page; empty: none.
     after_id: String,
     /// The identifier to ask with for the next page; empty on an empty page.
     last_id: String,

@@ -1,11 +1,14 @@
 //! Where a record is, as shown.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use stream_model::definition::{Table, TableKind};
 use stream_model::file::{self, File};
 use stream_model::purge::{Purged, Rows};
 use stream_model::slice::{Slice, State};
 use stream_model::{FileId, SessionId, SinkKey, SliceId, Timestamp, VolumeId};
+
+use super::shape;
 
 /// The position of a record.
 #[derive(Debug, Clone, Copy)]
@@ -23,14 +26,17 @@ pub(crate) enum Origin<'a> {
 }
 
 /// Where a record is.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct RecordView {
     source_id: String,
     sink_id: String,
+    #[schemars(with = "String")]
     slice_id: SliceId,
     seq: u64,
+    #[schemars(extend("enum" = ["row", "rejected"]))]
     kind: &'static str,
+    #[schemars(extend("enum" = ["local", "staging", "target", "purged", "discarded", "lost"]))]
     stage: &'static str,
     /// Whether the slice certainly has it: known once the slice is sealed, when the request id says the session.
     certain: bool,
@@ -43,36 +49,49 @@ pub(crate) struct RecordView {
     beyond: bool,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "RecordSlice")]
 struct SliceView {
+    #[schemars(extend("enum" = ["writing", "closing", "uploading", "uploaded"]))]
     state: &'static str,
+    #[schemars(with = "String")]
     volume_id: VolumeId,
+    #[schemars(with = "shape::Timestamp")]
     opened_at: Timestamp,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<shape::Timestamp>")]
     closed_at: Option<Timestamp>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<shape::Timestamp>")]
     sealed_at: Option<Timestamp>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<shape::Timestamp>")]
     uploaded_at: Option<Timestamp>,
     /// The name below the URL of staging.
     #[serde(skip_serializing_if = "Option::is_none")]
     object: Option<String>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "RecordFile")]
 struct FileView {
+    #[schemars(with = "String")]
     file_id: FileId,
+    #[schemars(extend("enum" = ["writing", "closing", "importing", "imported"]))]
     state: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<shape::Timestamp>")]
     imported_at: Option<Timestamp>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "RecordTable")]
 struct TableView {
     #[serde(rename = "type")]
+    #[schemars(with = "shape::TableKind")]
     kind: TableKind,
     table_id: String,
 }

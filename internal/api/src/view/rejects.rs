@@ -1,5 +1,6 @@
 //! The rejected records of a sink, slice by slice, so that a person finds the objects that hold them.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use stream_model::level::Compression;
 use stream_model::slice::{Slice, State};
@@ -8,22 +9,29 @@ use stream_model::{BranchId, ProjectId, SinkKey, Timestamp, VolumeId};
 use stream_state::SinkNode;
 
 use super::page::Page;
+use super::shape;
 use super::statistics::FiguresView;
 
 /// A slice of rejected records. Its figures are exact when it is sealed; before, they are those of its last report, if there
 /// is one.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct RejectsView {
     /// As it is in the answer of the source and in the name of the object.
     pub(crate) slice_id: String,
+    #[schemars(extend("enum" = ["writing", "closing", "uploading", "uploaded"]))]
     state: &'static str,
+    #[schemars(with = "String")]
     volume_id: VolumeId,
+    #[schemars(with = "shape::Compression")]
     compression: Compression,
+    #[schemars(with = "shape::Timestamp")]
     opened_at: Timestamp,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<shape::Timestamp>")]
     closed_at: Option<Timestamp>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<shape::Timestamp>")]
     uploaded_at: Option<Timestamp>,
     /// The name below the URL of staging.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -77,10 +85,12 @@ pub(crate) fn figures(sink: &SinkNode) -> Figures {
 }
 
 /// A page of slices of rejected records.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct RejectsPage<'a> {
+    #[schemars(with = "u64")]
     project_id: ProjectId,
+    #[schemars(with = "u64")]
     branch_id: BranchId,
     source_id: &'a str,
     sink_id: &'a str,

@@ -1,5 +1,6 @@
 //! Settings as shown.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
 use stream_model::definition::Settings;
@@ -7,25 +8,31 @@ use stream_model::definition::settings::{Catalogue, Spec};
 use stream_model::level::Levels;
 
 /// All settings of a source or sink, sorted by key.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct SettingsView {
     settings: Vec<SettingView>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 struct SettingView {
     key: &'static str,
+    /// The JSON type of the value.
     #[serde(rename = "type")]
+    #[schemars(extend("enum" = ["int", "float", "string", "bool", "[]string"]))]
     kind: &'static str,
+    /// What it means.
     description: &'static str,
+    /// What counts now.
     value: Value,
     /// What a reset leads to: for a sink that includes the settings of its source.
     default_value: Value,
     /// Changed here; for a sink, not by its source.
     overwritten: bool,
+    /// Cannot be changed through the API.
     protected: bool,
     #[serde(skip_serializing_if = "str::is_empty")]
+    /// The accepted values in words.
     validation: &'static str,
 }
 

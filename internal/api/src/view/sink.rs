@@ -1,26 +1,33 @@
 //! A sink as shown.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use stream_model::definition::{Sink, Stamp, Table, Version};
 use stream_model::{BranchId, ProjectId, SourceKey};
 
-use super::SwitchView;
 use super::page::Page;
+use super::{SwitchView, shape};
 
-/// A sink as shown.
-#[derive(Debug, Serialize)]
+/// A sink.
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct SinkView<'a> {
+    #[schemars(with = "u64")]
     project_id: ProjectId,
+    #[schemars(with = "u64")]
     branch_id: BranchId,
     source_id: &'a str,
     sink_id: &'a str,
     #[serde(rename = "type")]
+    #[schemars(extend("enum" = ["table"]))]
     kind: &'static str,
     name: &'a str,
     description: &'a str,
+    #[schemars(with = "shape::Table")]
     table: &'a Table,
+    #[schemars(with = "shape::Version")]
     version: &'a Version,
+    #[schemars(with = "shape::Stamp")]
     created: &'a Stamp,
     #[serde(skip_serializing_if = "Option::is_none")]
     disabled: Option<SwitchView<'a>>,
@@ -49,10 +56,12 @@ impl<'a> From<&'a Sink> for SinkView<'a> {
 }
 
 /// A page of sinks.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct SinksView<'a> {
+    #[schemars(with = "u64")]
     project_id: ProjectId,
+    #[schemars(with = "u64")]
     branch_id: BranchId,
     source_id: &'a str,
     page: Page,

@@ -1,27 +1,33 @@
 //! A source as shown.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use stream_model::definition::source::SourceKind;
 use stream_model::definition::{Source, Stamp, Version};
 use stream_model::{BranchId, BranchKey, ProjectId};
 
-use super::SwitchView;
 use super::page::Page;
+use super::{SwitchView, shape};
 use crate::context::Urls;
 
-/// A source as shown.
-#[derive(Debug, Serialize)]
+/// A source.
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct SourceView<'a> {
+    #[schemars(with = "u64")]
     project_id: ProjectId,
+    #[schemars(with = "u64")]
     branch_id: BranchId,
     source_id: &'a str,
     #[serde(rename = "type")]
+    #[schemars(extend("enum" = ["http"]))]
     kind: &'static str,
     name: &'a str,
     description: &'a str,
     http: HttpView,
+    #[schemars(with = "shape::Version")]
     version: &'a Version,
+    #[schemars(with = "shape::Stamp")]
     created: &'a Stamp,
     #[serde(skip_serializing_if = "Option::is_none")]
     disabled: Option<SwitchView<'a>>,
@@ -29,7 +35,8 @@ pub(crate) struct SourceView<'a> {
     deleted: Option<SwitchView<'a>>,
 }
 
-#[derive(Debug, Serialize)]
+/// Where an HTTP source takes records.
+#[derive(Debug, Serialize, JsonSchema)]
 struct HttpView {
     /// Ends in the secret: who may see the source may write to it.
     url: String,
@@ -59,10 +66,12 @@ impl<'a> SourceView<'a> {
 }
 
 /// A page of sources.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct SourcesView<'a> {
+    #[schemars(with = "u64")]
     project_id: ProjectId,
+    #[schemars(with = "u64")]
     branch_id: BranchId,
     page: Page,
     sources: Vec<SourceView<'a>>,

@@ -3,6 +3,7 @@
 //! The figures of closed slices are exact. Those of a slice that still takes rows are known only once it has reached a
 //! limit of its trigger, so the local level lags behind by at most one slice per volume. So do those of rejected records.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use stream_model::file;
 use stream_model::slice::Slice;
@@ -10,8 +11,10 @@ use stream_model::statistics::{Cleared, Figures};
 use stream_model::{FileId, Timestamp};
 use stream_state::SinkNode;
 
+use super::shape;
+
 /// The figures of a sink, in total and by level. A level without rows is left out.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct StatisticsView {
     total: FiguresView,
     levels: LevelsView,
@@ -20,7 +23,8 @@ pub(crate) struct StatisticsView {
     rejected: Option<FiguresView>,
 }
 
-#[derive(Debug, Serialize)]
+/// The figures by level.
+#[derive(Debug, Serialize, JsonSchema)]
 struct LevelsView {
     #[serde(skip_serializing_if = "Option::is_none")]
     local: Option<FiguresView>,
@@ -30,15 +34,20 @@ struct LevelsView {
     target: Option<FiguresView>,
 }
 
-#[derive(Debug, Serialize)]
+/// How many rows, and how large they are.
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct FiguresView {
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<shape::Timestamp>")]
     first_record_at: Option<Timestamp>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<shape::Timestamp>")]
     last_record_at: Option<Timestamp>,
     records_count: u64,
+    /// Bytes.
     compressed_size: u64,
+    /// Bytes.
     uncompressed_size: u64,
 }
 

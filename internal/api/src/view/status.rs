@@ -1,14 +1,16 @@
 //! The installation as shown.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use stream_model::statistics::VolumeFigures;
 use stream_model::{NodeId, VolumeId};
 use stream_state::{NodeRegistration, Registration};
 
+use super::shape;
 use crate::survey::{Finding, Registered, Work};
 
-/// `GET /v1/status`
-#[derive(Debug, Serialize)]
+/// What runs, and what waits.
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct StatusView<'a> {
     instances: Vec<InstanceView<'a>>,
@@ -19,18 +21,24 @@ pub(crate) struct StatusView<'a> {
     findings: usize,
 }
 
-#[derive(Debug, Serialize)]
+/// A running component.
+#[derive(Debug, Serialize, JsonSchema)]
 struct InstanceView<'a> {
     component: &'static str,
+    #[schemars(with = "String")]
     node: &'a NodeId,
     #[serde(flatten)]
+    #[schemars(with = "shape::NodeRegistration")]
     registration: &'a NodeRegistration,
 }
 
-#[derive(Debug, Serialize)]
+/// An open volume.
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 struct VolumeView<'a> {
+    #[schemars(with = "String")]
     volume_id: VolumeId,
+    #[schemars(with = "String")]
     node: &'a NodeId,
     #[serde(rename = "type")]
     kind: &'a str,
@@ -43,7 +51,8 @@ struct VolumeView<'a> {
     free_bytes: Option<u64>,
 }
 
-#[derive(Debug, Serialize)]
+/// The picture of the state behind an answer.
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 struct StateView {
     /// The revision of the state that the answer is about.
@@ -107,8 +116,8 @@ impl<'a> VolumeView<'a> {
     }
 }
 
-/// `GET /v1/diagnose`
-#[derive(Debug, Serialize)]
+/// What is wrong.
+#[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct DiagnosisView {
     findings: Vec<Finding>,
 }

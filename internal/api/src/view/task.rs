@@ -1,33 +1,42 @@
 //! A task as shown.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use stream_model::Timestamp;
 use stream_state::{Outputs, Task, TaskStatus};
 
+use super::shape;
 use crate::context::Urls;
 use crate::task::status_name;
 
-/// A task as shown.
-#[derive(Debug, Serialize)]
+/// A change that was accepted, and how it ended.
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct TaskView<'a> {
+    /// Contains slashes.
     task_id: &'a str,
     #[serde(rename = "type")]
     kind: &'a str,
     url: String,
+    #[schemars(extend("enum" = ["processing", "success", "error"]))]
     status: &'static str,
     is_finished: bool,
+    #[schemars(with = "shape::Timestamp")]
     created_at: Timestamp,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<shape::Timestamp>")]
     finished_at: Option<Timestamp>,
     /// In milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     duration: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    /// What was done, in a sentence.
     result: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    /// Why it was not done, in a sentence.
     error: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<shape::Outputs>")]
     outputs: Option<&'a Outputs>,
 }
 

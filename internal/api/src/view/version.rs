@@ -1,15 +1,18 @@
 //! Versions as shown.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use stream_model::definition::Version;
 
 use super::page::{Page, cut};
+use super::shape;
 use crate::error::{ApiError, Code};
 use crate::input::page::Window;
 
 /// A page of versions. Their identifiers in a page are the numbers with ten digits.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct VersionsView {
+    #[schemars(with = "Vec<shape::Version>")]
     versions: Vec<Version>,
     page: Page,
 }

@@ -10,6 +10,7 @@
 
 mod connection;
 mod dial;
+mod forwarded;
 mod pulse;
 mod rare;
 mod sockets;
@@ -33,6 +34,7 @@ use tracing::{info, warn};
 use crate::config::{ENV_PREFIX, env_name};
 use crate::tasks::TaskError;
 pub use dial::ClientTls;
+pub use forwarded::TrustedProxies;
 pub use tls::{Tls, TlsError};
 pub use transport::Socket;
 

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use stream_model::Timestamp;
 use stream_model::ledger::{Counts, Hour, KEPT_DAYS};
 use stream_model::rejects;
 use stream_model::slice::Seal;
 use stream_model::trigger::Reason;
-use stream_model::Timestamp;
 use stream_state::{Store, audit};
 
 use crate::support::*;

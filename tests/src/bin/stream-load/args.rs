@@ -51,6 +51,11 @@ stream-load state [flags]          starts the service beside this program and me
   --duration TIME   that the busy service is watched (default 2m)
   --sinks N         definitions at the start of a service; 0 leaves them out (default 10000)
   --repeats N       starts of all components; the table has the medians (default 3)
+stream-load api [flags]            starts the service beside this program and measures the configuration API with many sinks
+  --sources N       sources of the branch (default 100)
+  --sinks N         sinks of each source (default 100)
+  --clients N       that create sinks at the same time, each in a source of its own (default 8)
+  --reads N         requests of each kind (default 1000)
 stream-load volume [flags]         appends to a volume in this process, without a service
   --slices LIST     slices that take rows, a case for each (default 1,100,1000,10000)
   --rows LIST       rows of an append, a case for each (default 1,100)

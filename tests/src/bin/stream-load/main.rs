@@ -2,7 +2,7 @@
 //!
 //! Without a word it sends records to a URL. `bench` starts the service that was built with it and measures it beside a
 //! bare server and the disk, all in one run, because no figure of a shared machine means anything alone. `state` measures
-//! what the state costs. `http`, `overload` and `tenant` measure the intake in all its sizes and beyond its limits. `volume` and `recovery` need no service: they measure a volume in this process.
+//! what the state costs, `api` the configuration API with many definitions. `http`, `overload` and `tenant` measure the intake in all its sizes and beyond its limits. `volume` and `recovery` need no service: they measure a volume in this process.
 
 #![allow(
     clippy::disallowed_methods,
@@ -15,6 +15,7 @@
     reason = "figures for people have three digits"
 )]
 
+mod api;
 mod args;
 mod bare;
 mod bench;
@@ -69,6 +70,7 @@ fn run() -> anyhow::Result<()> {
         ["overload"] => http::overload::run(&http::overload::Options::read(args)?),
         ["tenant"] => http::tenant::run(&http::tenant::Options::read(args)?),
         ["bench"] => bench::run(bench::Options::read(args)?),
+        ["api"] => api::run(api::Options::read(args)?),
         ["state"] => state::run(state::Options::read(args)?),
         ["volume"] => volume::run(&volume::Options::read(args)?),
         ["volume-case"] => volume::run_case(args),
