@@ -425,7 +425,7 @@ fn with_discarded(outputs: Outputs, discarded: Option<Discarded>) -> Outputs {
     };
     let unless_zero = |count: u64| (count > 0).then_some(count);
     Outputs {
-        discarded_rows: Some(discarded.rows),
+        discarded_rows: unless_zero(discarded.rows),
         discarded_rejects: unless_zero(discarded.rejects),
         uncounted_slices: unless_zero(discarded.uncounted),
         ..outputs
