@@ -164,8 +164,12 @@ bench: build-stream-service ## Measure throughput and latency on this machine; m
 	$(CARGO) run --release --locked --package stream-tests --bin stream-load -- bench $(ARGS)
 
 .PHONY: bench-http
-bench-http: build-stream-service ## Measure the intake: sizes of records and requests, overload, a noisy neighbour (about 12 min)
+bench-http: build-stream-service ## Measure the intake: sizes of records and requests, overload, a noisy neighbour (about 35 min)
+	$(CARGO) run --release --locked --package stream-tests --bin stream-load -- bench --repeats 5 --duration 20s
+	$(CARGO) run --release --locked --package stream-tests --bin stream-load -- http --body-bytes 1024 --batch 1,100 --sinks 1 --repeats 5
+	$(CARGO) run --release --locked --package stream-tests --bin stream-load -- http --body-bytes 1024 --batch 100 --sinks 1 --with-import
 	$(CARGO) run --release --locked --package stream-tests --bin stream-load -- http
+	$(CARGO) run --release --locked --package stream-tests --bin stream-load -- http --jsonnet
 	$(CARGO) run --release --locked --package stream-tests --bin stream-load -- overload
 	$(CARGO) run --release --locked --package stream-tests --bin stream-load -- tenant
 

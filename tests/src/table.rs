@@ -81,6 +81,21 @@ impl Tables {
     pub fn rows(&self, table: &str) -> anyhow::Result<i64> {
         Ok(self.counts(table, "''")?.into_values().sum())
     }
+
+    /// The number of the last row, without reading the others: as many as there are when none was ever removed. A table that is
+    /// not there yet has none.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn last_row(&self, table: &str) -> anyhow::Result<i64> {
+        let failed = || format!("cannot read table {table} of {}", self.path.display());
+        if !self.db.table_exists(None, table).with_context(failed)? {
+            return Ok(0);
+        }
+        let sql = format!("SELECT coalesce(max(rowid), 0) FROM {}", quoted(table));
+        let last = self.db.query_row(&sql, [], |row| row.get(0));
+        last.with_context(failed)
+    }
 }
 
 /// A row.

@@ -21,7 +21,7 @@ use crate::report::{millis, percent};
 use crate::target::Target;
 
 /// How long the disk is measured.
-const DISK: Duration = Duration::from_secs(2);
+pub const DISK: Duration = Duration::from_secs(2);
 /// How long each server is warmed up, once.
 const WARM_UP: Duration = Duration::from_secs(2);
 
@@ -54,15 +54,49 @@ impl Mapping {
             false => Self::Paths,
         }
     }
+
+    /// In a heading.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Paths => "columns by paths",
+            Self::Templates => "columns by paths and two templates",
+        }
+    }
 }
 
 /// What happens behind the journal meanwhile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Import {
+pub enum Import {
     /// Triggers that no run reaches.
     Paused,
     /// The defaults.
     Default,
+}
+
+impl Import {
+    /// Takes it from the command line.
+    pub fn read(args: &mut Args) -> Self {
+        match args.switch("--with-import") {
+            true => Self::Default,
+            false => Self::Paused,
+        }
+    }
+
+    /// A service that does so.
+    pub fn apply(self, setup: Setup) -> Setup {
+        match self {
+            Self::Default => setup,
+            Self::Paused => without_import(setup),
+        }
+    }
+
+    /// In a heading.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Paused => "paused",
+            Self::Default => "at its defaults",
+        }
+    }
 }
 
 impl Options {
@@ -77,11 +111,7 @@ impl Options {
             connections: args.number("--connections", 256, 1)?,
             bytes: usize::try_from(args.number("--body-bytes", 1_024, 1)?)?,
             rate: args.number("--rate", 10_000, 1)?,
-            import: if args.switch("--with-import") {
-                Import::Default
-            } else {
-                Import::Paused
-            },
+            import: Import::read(&mut args),
             mapping: Mapping::read(&mut args),
         };
         args.finish()?;
@@ -191,11 +221,7 @@ impl Options {
 }
 
 fn setup(options: Options, dir: &Path) -> anyhow::Result<Setup> {
-    let setup = Setup::new(dir)?;
-    Ok(match options.import {
-        Import::Default => setup,
-        Import::Paused => without_import(setup),
-    })
+    Ok(options.import.apply(Setup::new(dir)?))
 }
 
 /// With triggers that no run reaches.
@@ -261,13 +287,18 @@ pub async fn create_source(
 }
 
 /// The bare server, in a process of its own.
-struct Bare {
+pub struct Bare {
     child: Child,
-    target: Target,
+    /// Where it listens.
+    pub target: Target,
 }
 
 impl Bare {
-    async fn start() -> anyhow::Result<Self> {
+    /// Starts it.
+    ///
+    /// # Errors
+    /// When it does not listen in time.
+    pub async fn start() -> anyhow::Result<Self> {
         let port = free_port()?;
         let child = Command::new(std::env::current_exe()?)
             .args(["bare", "--port", &port.to_string()])
@@ -295,32 +326,31 @@ impl Drop for Bare {
     }
 }
 
+/// What the disk does by itself.
+pub fn disk_line(disk: &Disk) -> String {
+    format!(
+        "fdatasync of 4 KiB, disk alone: {:.0}/s, p50 {}, p99 {}",
+        disk.syncs_per_second,
+        millis(disk.latency.per_mille(500)),
+        millis(disk.latency.per_mille(990))
+    )
+}
+
 fn table(options: Options, disk: &Disk, series: &[Series]) -> String {
     let cpus = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
-    let import = match options.import {
-        Import::Paused => "paused",
-        Import::Default => "at its defaults",
-    };
-    let mapping = match options.mapping {
-        Mapping::Paths => "by paths",
-        Mapping::Templates => "by paths and two templates",
-    };
+    let import = options.import.name();
+    let mapping = options.mapping.name();
     let mut lines = vec![
         format!(
             "{cpus} CPUs, generator on the same machine, {} B records, one per request, {} connections, \
-             durability disk, one sink {mapping}, zstd 1, upload and import {import}; medians of {} runs of {} s.",
+             durability disk, one sink, {mapping}, zstd 1, upload and import {import}; medians of {} runs of {} s.",
             options.bytes,
             options.connections,
             options.repeats,
             options.duration.as_secs_f64()
         ),
         String::new(),
-        format!(
-            "fdatasync of 4 KiB, disk alone: {:.0}/s, p50 {}, p99 {}",
-            disk.syncs_per_second,
-            millis(disk.latency.per_mille(500)),
-            millis(disk.latency.per_mille(990))
-        ),
+        disk_line(disk),
         String::new(),
         "| | requests/s | p50 | p90 | p99 | p99.9 | max | not 2xx | CPU of server | of generator | CPU pressure | memory |"
             .to_owned(),
