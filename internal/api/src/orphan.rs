@@ -14,10 +14,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use stream_model::{Clock, NodeId, Timestamp};
+use stream_model::{Clock, ErrorKind, NodeId, Timestamp};
 use stream_state::{StateError, Store, Task, TaskStatus};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::task::TASK_LIMIT;
 
@@ -47,6 +47,10 @@ pub(crate) async fn finish_interrupted(
     loop {
         match round(&store, clock.as_ref(), &own).await {
             Ok(()) => failing = false,
+            // The mirror says that the state is away.
+            Err(error) if error.kind() == ErrorKind::Unavailable => {
+                debug!(%error, "cannot look for interrupted tasks now");
+            }
             Err(error) if !failing => {
                 warn!(%error, "cannot look for interrupted tasks, trying again");
                 failing = true;
