@@ -3,6 +3,7 @@
 //!
 //! Longer runs: `STREAM_TEST_ROUNDS` (each process of several is killed so many times, 1).
 
+mod away;
 mod several;
 mod storm;
 

@@ -408,6 +408,8 @@ section! {
         max_keys: u64 = 10_000_000,
         /// For how long keys are remembered, 1m to 168h. Default 24h.
         window: Interval = Interval(std::time::Duration::from_secs(24 * 60 * 60)),
+        /// How long another volume must be away before its keys of sources in the mode available are taken over, 1s to 1h. Default 30s.
+        away_after: Interval = Interval(std::time::Duration::from_secs(30)),
     }
 }
 
@@ -777,6 +779,12 @@ impl Config {
             keys.window,
             Interval(std::time::Duration::from_secs(60)),
             Interval(std::time::Duration::from_secs(7 * 24 * 60 * 60)),
+        )?;
+        between(
+            &key("idempotency.awayAfter"),
+            keys.away_after,
+            Interval(std::time::Duration::from_secs(1)),
+            Interval(std::time::Duration::from_secs(60 * 60)),
         )?;
         let least = ByteSize(journal.checkpoint_size.0.saturating_mul(2));
         optional(&key("journal.maxSize"), Some(journal.max_size), least, None)?;

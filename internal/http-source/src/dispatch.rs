@@ -4,8 +4,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use hyper::header::HeaderValue;
-use stream_model::SourceKey;
 use stream_model::level::Durability;
+use stream_model::{SourceKey, Timestamp};
 use stream_storage::wire::KeyHash;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -93,6 +93,8 @@ pub(crate) struct WaitingKey {
     /// The class of a record that was there before.
     weakest: Durability,
     lane: Lane,
+    /// For how long the volume has decided about it, when that is not always.
+    owned_for: Option<u32>,
 }
 
 /// A record that cannot be placed now.
@@ -383,7 +385,9 @@ impl Dispatcher {
     ) -> Result<Placed, NotNow> {
         let body = received.record.body.len() as u64;
         // If nobody waits for the outcome, the refusals are needed here and in the batch.
-        let key = received.key.as_ref().map(|turn| waiting_key(turn, volume));
+        let at = received.record.received_at;
+        let key = received.key.as_ref();
+        let key = key.map(|turn| waiting_key(route, ready, turn, volume, at));
         let (answering, refusals) = match volume.strongest() {
             // Whether a key is known is told by the volume.
             Durability::Memory if key.is_none() => (Answering::AtOnce, mapped.rejections.clone()),
@@ -423,9 +427,17 @@ pub(crate) fn owner_of<'a>(
     ready.volumes.iter().find(|volume| volume.volume == owner)
 }
 
-pub(crate) fn waiting_key(turn: &Turn, volume: &VolumeRoute) -> WaitingKey {
+pub(crate) fn waiting_key(
+    route: &Route,
+    ready: &Ready,
+    turn: &Turn,
+    volume: &VolumeRoute,
+    at: Timestamp,
+) -> WaitingKey {
+    let claim = turn.claim();
     WaitingKey {
-        body: turn.claim().body,
+        owned_for: ready.keys.owned_for(&route.source, claim.key, at),
+        body: claim.body,
         memory: turn.memory(),
         weakest: volume.weakest(),
         lane: volume.lane.clone(),

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use stream_encoding::CompiledMapping;
 use stream_model::definition::source::SourceKind;
 use stream_model::file::File;
+use stream_model::idempotency::Assigned;
 use stream_model::rate::RateLimit;
 use stream_model::slice::{self, Slice};
 use stream_model::{Secret, SessionId, SinkId, SliceId, SourceKey, VolumeId};
@@ -108,7 +109,7 @@ enum DraftKind {
 /// What is known about the keys of a source.
 struct KeyDraft {
     path: Option<String>,
-    assigned: Option<Arc<Vec<VolumeId>>>,
+    assigned: Option<Arc<Assigned>>,
 }
 
 /// An enabled sink.
@@ -373,7 +374,7 @@ fn key_routing(source: &SourceKey, draft: KeyDraft) -> Option<KeyRouting> {
     };
     let assigned = draft
         .assigned
-        .map_or_else(Vec::new, |assigned| assigned.to_vec());
+        .map_or_else(Assigned::default, |assigned| Assigned::clone(&assigned));
     Some(KeyRouting { path, assigned })
 }
 

@@ -9,8 +9,8 @@ use hyper::header::HeaderName;
 use stream_encoding::{CompileError, CompiledMapping, MAX_ROW_LEN, Record, Rows};
 use stream_model::definition::mapping::DataType;
 use stream_model::definition::{Column, ColumnKind, Mapping};
-use stream_model::idempotency::{self, Extent, Origin};
-use stream_model::{SourceKey, VolumeId};
+use stream_model::idempotency::{self, Assigned, Extent, Origin};
+use stream_model::{SourceKey, Timestamp, VolumeId};
 use stream_storage::wire::{Claim, KeyHash};
 
 use crate::answer::Refusal;
@@ -116,13 +116,21 @@ pub(crate) struct KeyRouting {
     /// The path of the key in each record; none when keys come with requests.
     pub path: Option<KeyPath>,
     /// The volumes that the source is assigned to, live or not.
-    pub assigned: Vec<VolumeId>,
+    pub assigned: Assigned,
 }
 
 impl KeyRouting {
     /// The volume that decides about a key.
     pub fn owner(&self, source: &SourceKey, key: KeyHash) -> Option<VolumeId> {
-        idempotency::owner(source, key.shard(), &self.assigned)
+        let owner = self.assigned.owner(source, key.shard());
+        owner.map(|owner| owner.volume)
+    }
+
+    /// For how many seconds, at a time, it has been that volume. None: it has always been.
+    pub fn owned_for(&self, source: &SourceKey, key: KeyHash, at: Timestamp) -> Option<u32> {
+        let owner = self.assigned.owner(source, key.shard())?;
+        let seconds = at.since(owner.since?).as_secs();
+        Some(u32::try_from(seconds).unwrap_or(u32::MAX))
     }
 }
 

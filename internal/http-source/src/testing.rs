@@ -18,6 +18,7 @@ use stream_encoding::jsonnet::HELLO;
 use stream_encoding::{CompiledMapping, ContentType, Headers, Record};
 use stream_model::definition::mapping::{DataType, Template};
 use stream_model::definition::{Column, ColumnKind, Mapping};
+use stream_model::idempotency::Assigned;
 use stream_model::level::{Compression, Durability};
 use stream_model::{
     BranchId, BranchKey, ProjectId, Secret, SessionId, SliceId, SourceKey, Timestamp, VolumeId,
@@ -508,7 +509,7 @@ pub(crate) fn route_on(
         volumes,
         keys: Arc::new(KeyRouting {
             path: None,
-            assigned: vec![volume],
+            assigned: Assigned::to(vec![volume]),
         }),
     });
     Route {

@@ -2,9 +2,13 @@
 //!
 //! The scope of a key is its source. A key is kept as a hash of both, so nothing of what clients send is stored. The first byte
 //! of the hash is the *shard*; each shard belongs to one volume of the source's assignment, so that one place decides whether a key
-//! is new. The owner follows from the assignment alone, by rendezvous hashing: it is the same for every process and after every
-//! restart, and when a volume is forgotten only its own shards move. An assignment must therefore never grow while its source has
-//! keys: a volume that is added would take shards over without what is remembered of them.
+//! is new. The owner follows from the assignment alone ([`Assigned`]), at first by rendezvous hashing: it is the same for every
+//! process and after every restart, and when a volume is forgotten only its own shards move. An assignment must therefore never grow
+//! while its source has keys: a volume that is added would take shards over without what is remembered of them.
+
+mod assigned;
+
+pub use assigned::{Assigned, InvalidShards, Moved, Owner, Shards, Yields};
 
 use sha2::{Digest, Sha256};
 
@@ -18,6 +22,35 @@ pub enum Origin {
     Request,
     /// The record: the value at the path that the source names.
     Record,
+}
+
+/// What becomes of the keys of a volume that is away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum KeyMode {
+    /// They are refused until it is back.
+    #[default]
+    Strict,
+    /// Other volumes take them over, knowing nothing of those that were used before.
+    Available,
+}
+
+impl KeyMode {
+    /// The name in settings.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Strict => "strict",
+            Self::Available => "available",
+        }
+    }
+
+    /// The mode of that name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        [Self::Strict, Self::Available]
+            .into_iter()
+            .find(|mode| mode.as_str() == name)
+    }
 }
 
 /// How many records the body of a request stands for. The same bytes may mean one record or many.

@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::definition::TableKind;
+use crate::idempotency::KeyMode;
 use crate::rate::RateLimit;
 use crate::trigger::{ImportTrigger, UploadTrigger};
 
@@ -22,6 +23,8 @@ pub struct Levels {
     pub rate: RateLimit,
     /// The path of the idempotency key in each record; empty when keys come with requests. Decided by the source alone.
     pub key_path: String,
+    /// What becomes of keys whose volume is away. Decided by the source alone.
+    pub key_mode: KeyMode,
 }
 
 /// How rows are kept on local disk.
@@ -176,6 +179,7 @@ impl Defaults {
             },
             rate: self.rate,
             key_path: String::new(),
+            key_mode: KeyMode::default(),
         }
     }
 }

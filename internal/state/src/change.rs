@@ -6,15 +6,15 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use stream_model::definition::{Sink, Source};
 use stream_model::file::File;
+use stream_model::idempotency::Assigned;
 use stream_model::purge::Purged;
 use stream_model::slice::Slice;
 use stream_model::statistics::{Cleared, Crossed, Figures};
-use stream_model::{FileId, SinkId, SinkKey, SliceId, SourceKey, VolumeId};
+use stream_model::{FileId, SinkId, SinkKey, SliceId, SourceKey};
 
 use crate::error::StateError;
 use crate::keyspace::Key;
 use crate::repository::file::Current;
-use crate::repository::sink::Volumes;
 use crate::store::Versioned;
 
 /// A change of one key.
@@ -36,7 +36,7 @@ pub(crate) enum Content {
 #[derive(Debug)]
 pub(crate) enum Entity {
     Source(Option<Arc<Versioned<Source>>>),
-    Assignment(Option<Arc<Vec<VolumeId>>>),
+    Assignment(Option<Arc<Assigned>>),
     OfSink(SinkId, SinkEntity),
 }
 
@@ -154,9 +154,9 @@ fn read_entity(reader: &Reader<'_>) -> Result<Option<Entity>, StateError> {
             reader.read(|source: &Source| source.key == *key)?,
         )),
         Key::Assignment(_) => {
-            let volumes = reader.read(|_: &Volumes| true)?;
-            let volumes = volumes.map(|stored| Arc::new(stored.value.volumes.clone()));
-            Some(Entity::Assignment(volumes))
+            let assigned = reader.read(|_: &Assigned| true)?;
+            let assigned = assigned.map(|stored| Arc::new(stored.value.clone()));
+            Some(Entity::Assignment(assigned))
         }
         Key::Sink(key) => {
             let sink = reader.read(|sink: &Sink| sink.key == *key)?;

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use stream_model::definition::{Project, Sink, Source, Token};
 use stream_model::destination::{Destination, Provisioning};
 use stream_model::file::File;
+use stream_model::idempotency::Assigned;
 use stream_model::ledger::Day;
 use stream_model::purge::Purged;
 use stream_model::slice::Slice;
@@ -19,7 +20,6 @@ use crate::lock::Holder;
 use crate::repository::file::Current;
 use crate::repository::forget::Tombstone;
 use crate::repository::node::NodeRegistration;
-use crate::repository::sink::Volumes;
 use crate::repository::task::Task;
 use crate::repository::volume::{Incarnation, Registration};
 use crate::store::{Versioned, Written};
@@ -60,7 +60,7 @@ const fn files(key: &Key) -> (&'static [&'static str], Check) {
             let names = &["sink", "sink-columns", "sink-data-types", "sink-purging"];
             (names, check::<Sink>)
         }
-        Key::Assignment(_) => (&["assignment"], check::<Volumes>),
+        Key::Assignment(_) => (&["assignment", "assignment-moved"], check::<Assigned>),
         Key::File(..) => (
             &["file", "file-closing", "file-importing", "file-imported"],
             check::<File>,

@@ -5,7 +5,7 @@
 //! | `schema` | `{"version":1}` | whoever comes first | for ever |
 //! | `entity/source/{p}/{b}/{source}` | `Source` | api | until purged; deletion is a field |
 //! | `entity/sink/{p}/{b}/{source}/{sink}` | `Sink` | api | until purged; deletion is a field |
-//! | `entity/assignment/{p}/{b}/{source}` | `{"volumes":[…]}`, shared by all sinks of the source | api, coordinator | as long as the source |
+//! | `entity/assignment/{p}/{b}/{source}` | `Assigned`, shared by all sinks of the source | api, coordinator; writers, when keys are concerned | as long as the source |
 //! | `entity/file/{p}/{b}/{source}/{sink}/{file}` | `File` | coordinator | until imported and cleaned up |
 //! | `entity/current/{p}/{b}/{source}/{sink}` | `{"file":…}`, the one writing file of the sink | coordinator | while the sink takes rows |
 //! | `entity/slice/{p}/{b}/{source}/{sink}/{slice}` | `Slice`; its file is a field, because it may move | coordinator, writer, reader | until its file is cleaned up |

@@ -190,6 +190,18 @@ impl Lease {
         held.phase == Phase::Live && Instant::now() + held.ttl / 4 < held.granted_until
     }
 
+    /// The revision at which a registration was written, when it certainly stands still: under the present lease, which lives
+    /// for a while yet. None otherwise, also while it is being written.
+    #[must_use]
+    pub fn registered_since(&self, key: &Key) -> Option<i64> {
+        let held = self.shared.held.lock();
+        let is_live =
+            held.phase == Phase::Live && Instant::now() + held.ttl / 4 < held.granted_until;
+        let entry = held.entries.get(&key.to_string());
+        let entry = entry.filter(|entry| is_live && entry.is_settled(held.id))?;
+        entry.stored.as_ref().map(|stored| stored.revision)
+    }
+
     /// Removes a key if it still has that value. Noted when that fails, and done with the next keep-alive.
     pub(crate) async fn discard(
         &self,

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use stream_model::definition::{Sink, Source};
 use stream_model::file::File;
+use stream_model::idempotency::Assigned;
 use stream_model::purge::Purged;
 use stream_model::slice::Slice;
 use stream_model::statistics::{Cleared, Crossed, Figures};
@@ -37,8 +38,8 @@ pub struct Topology {
 pub struct SourceNode {
     /// The source.
     pub source: Option<Arc<Versioned<Source>>>,
-    /// Its volumes.
-    pub assignment: Option<Arc<Vec<VolumeId>>>,
+    /// Its volumes, and which of them decides about which of its keys.
+    pub assignment: Option<Arc<Assigned>>,
     /// Its sinks.
     pub sinks: BTreeMap<SinkId, SinkNode>,
     /// Keys whose values cannot be read. What was readable before is still shown. Whoever needs a complete picture, as to

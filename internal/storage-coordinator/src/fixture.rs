@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde_json::json;
 use stream_model::definition::{Sink, Source};
 use stream_model::file::{self, File};
+use stream_model::idempotency::Assigned;
 use stream_model::level::Defaults;
 use stream_model::opening;
 use stream_model::placement::Candidate;
@@ -272,7 +273,10 @@ impl Scene {
         }
         let source = SourceNode {
             source: Some(versioned(self.source.clone())),
-            assignment: self.assignment.clone().map(Arc::new),
+            assignment: self
+                .assignment
+                .clone()
+                .map(|volumes| Arc::new(Assigned::to(volumes))),
             ..SourceNode::default()
         };
         let sink = SinkNode {

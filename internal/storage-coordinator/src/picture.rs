@@ -66,7 +66,7 @@ impl<'a> Picture<'a> {
         self.source
             .assignment
             .as_ref()
-            .map(|volumes| volumes.as_slice())
+            .map(|assigned| assigned.volumes.as_slice())
     }
 
     /// The file that takes rows.

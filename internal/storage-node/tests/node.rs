@@ -85,6 +85,7 @@ impl Machine {
             volumes_path: self.dir.path().join("volumes"),
             create_default: true,
             volume,
+            keys_away_after: Duration::from_secs(30),
         }
     }
 

@@ -197,6 +197,7 @@ impl Common {
                 metrics: local::Metrics::register(&self.registry)?,
                 ..local::Options::new(PathBuf::new(), Arc::clone(&self.clock))
             },
+            keys_away_after: level.idempotency.away_after.0,
         };
         let deps = WriterDeps {
             store: self.store.clone(),

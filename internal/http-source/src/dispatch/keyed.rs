@@ -75,8 +75,10 @@ impl Dispatcher {
         let Some(volume) = owner_of(route, ready, claim.key) else {
             return failed(route, Failure::KeyOwnerAway);
         };
+        let at = received.record.received_at;
+        let owned_for = ready.keys.owned_for(&route.source, claim.key, at);
         let key = KeyReport {
-            window_seconds: volume.lane.key_window(),
+            window_seconds: window(volume.lane.key_window(), owned_for),
             is_repetition: body == claim.body,
         };
         self.metrics.repetitions.inc();
@@ -204,8 +206,9 @@ impl Dispatcher {
             }
             self.evaluate(route, &mut received, &mut reserved).await?;
             received.key = Some(Arc::clone(turn));
+            let at = received.record.received_at;
             let ticket = self.gather_one(&mut batch, plan, volume, received, reserved)?;
-            let key = Some(waiting_key(turn, volume));
+            let key = Some(waiting_key(route, ready, turn, volume, at));
             placed.push(Placed::Waiting(route.source.clone(), ticket, key));
         }
         if let Some(batch) = batch {
@@ -248,6 +251,11 @@ impl Dispatcher {
     }
 }
 
+/// For how many seconds back keys are remembered: as the volume says, and not from before it decided about them.
+fn window(of_volume: Option<u32>, owned_for: Option<u32>) -> Option<u32> {
+    of_volume.map(|seconds| owned_for.map_or(seconds, |owned| owned.min(seconds)))
+}
+
 /// Why a request with a key cannot be placed now.
 fn not_ready(route: &Route, key: &Key) -> Option<Failure> {
     match &route.state {
@@ -275,7 +283,7 @@ impl WaitingKey {
     /// Says what became of a record with a key, now that its batch has an outcome.
     pub(super) fn judge(self, mut report: Report) -> Report {
         let mut key = KeyReport {
-            window_seconds: self.lane.key_window(),
+            window_seconds: window(self.lane.key_window(), self.owned_for),
             is_repetition: false,
         };
         if let Some(Memory::Known(body)) = self.memory.get() {

@@ -38,6 +38,8 @@ fn remedy(reason: RefusalReason) -> Remedy {
         RefusalReason::DiskFull => Remedy::GiveUp(Failure::InsufficientStorage(Shortage::Disk)),
         RefusalReason::VolumeFull => Remedy::GiveUp(Failure::InsufficientStorage(Shortage::Volume)),
         RefusalReason::SinkFull(_) => Remedy::GiveUp(Failure::InsufficientStorage(Shortage::Sink)),
+        // The next request finds the volume that does, once this process has heard of it.
+        RefusalReason::KeysElsewhere => Remedy::GiveUp(Failure::KeyOwnerAway),
         RefusalReason::Overloaded => Remedy::GiveUp(Failure::Overloaded),
         RefusalReason::Stopping => Remedy::GiveUp(Failure::Shutdown),
         RefusalReason::Malformed(_) => Remedy::GiveUp(Failure::Internal),
@@ -166,7 +168,7 @@ impl Owner {
     /// This volume does not take the batch; maybe another one does.
     fn give_up(&mut self, batch: Gathered, failure: Failure) {
         let elsewhere = match failure {
-            Failure::Internal => Err(batch),
+            Failure::Internal | Failure::KeyOwnerAway => Err(batch),
             _ => {
                 self.lane.rest();
                 self.hand_over(batch)

@@ -1,7 +1,7 @@
 //! Idempotency keys: by header and by path, with the same and with another body, together and one after the other.
 
 use stream_model::SourceKey;
-use stream_model::idempotency::{Extent, Origin, body_hash, key_hash};
+use stream_model::idempotency::{Assigned, Extent, Origin, body_hash, key_hash};
 use stream_storage::wire::KeyHash;
 
 use super::*;
@@ -53,7 +53,7 @@ async fn by_path(path: &str) -> Server {
     if let State::Ready(ready) = &mut route.state {
         ready.keys = Arc::new(KeyRouting {
             path: Some(KeyPath::compile(path).expect("valid")),
-            assigned: vec![volume_id(1)],
+            assigned: Assigned::to(vec![volume_id(1)]),
         });
     }
     server.rig.directory.set_route(route);
@@ -265,6 +265,11 @@ fn dispatcher(rig: &Rig) -> Dispatcher {
 }
 
 async fn written(rig: &Rig, dispatcher: &Dispatcher, key: &str) -> Result<Durability, Failure> {
+    told(rig, dispatcher, key).await.written
+}
+
+/// What the sender of a record with a key is told.
+async fn told(rig: &Rig, dispatcher: &Dispatcher, key: &str) -> crate::dispatch::Report {
     let mut headers = hyper::HeaderMap::new();
     headers.insert("idempotency-key", key.parse().expect("valid"));
     let key = Key::of_request(&headers, Extent::Record, b"1");
@@ -273,7 +278,7 @@ async fn written(rig: &Rig, dispatcher: &Dispatcher, key: &str) -> Result<Durabi
     let received = crate::mapper::Received::new(record("1"), hyper::HeaderMap::new());
     let reserved = rig.admission.reserve(1).expect("fits");
     let reports = dispatcher.dispatch(&sources, received, reserved, Some(&key));
-    reports.await.remove(0).written
+    reports.await.remove(0)
 }
 
 /// Two volumes of a source, both live.
@@ -294,7 +299,7 @@ fn two_volumes(assigned: &[u8]) -> (Rig, Rig) {
         volumes: volumes.to_vec(),
         keys: Arc::new(KeyRouting {
             path: None,
-            assigned: assigned.iter().copied().map(volume_id).collect(),
+            assigned: Assigned::to(assigned.iter().copied().map(volume_id).collect()),
         }),
     });
     first.directory.set_route(Route {
@@ -332,6 +337,68 @@ async fn keys_of_a_volume_that_is_away_are_refused_until_it_is_back() {
     assert!(Failure::KeyOwnerAway.refusal().retry);
     assert_eq!(Failure::KeyOwnerAway.refusal().status, 503);
     assert!(first.volume.with(|state| state.keys.is_empty()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn keys_that_were_taken_over_go_to_the_other_volume_with_a_window_from_then_on() {
+    let (first, second) = two_volumes(&[1, 2]);
+    let route = first.directory.table.route(&source()).expect("it is set");
+    let State::Ready(ready) = &route.state else {
+        panic!("it is ready");
+    };
+    let received = record("x").received_at;
+    let before = Assigned::to(vec![volume_id(1), volume_id(2)]);
+    let since = stream_model::Timestamp::from_millis(received.as_millis() - 300_000);
+    let taken = before.taken_over(&source(), volume_id(1), &[volume_id(2)], since);
+    let keys = KeyRouting {
+        path: None,
+        assigned: taken.expect("it has shards"),
+    };
+    first.directory.set_route(Route {
+        source: source(),
+        secret: Secret::new("secret".to_owned()),
+        state: State::Ready(Ready {
+            plan: Arc::clone(&ready.plan),
+            volumes: ready.volumes.clone(),
+            keys: Arc::new(keys),
+        }),
+    });
+    let dispatcher = dispatcher(&first);
+    let mut windows = std::collections::BTreeSet::new();
+    for key in 0..40 {
+        let key = format!("k{key}");
+        let hash = KeyHash::from_bytes(key_hash(&source(), Origin::Request, key.as_bytes()));
+        let owner = before.owner(&source(), hash.shard()).expect("there is one");
+        for is_repetition in [false, true] {
+            let report = told(&first, &dispatcher, &key).await;
+            let told = report.key.expect("it has a key");
+            assert_eq!(told.is_repetition, is_repetition);
+            let expected = match owner.volume == volume_id(1) {
+                true => 300,
+                false => WINDOW_SECONDS,
+            };
+            assert_eq!(told.window_seconds, Some(expected));
+            windows.insert(expected);
+        }
+    }
+    assert_eq!(windows.len(), 2);
+    assert!(first.volume.rows(slice(1)).is_empty());
+    assert_eq!(second.volume.rows(slice(2)).len(), 40);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_volume_that_does_not_decide_about_a_key_is_not_asked_again_and_nothing_is_written() {
+    let (first, second) = two_volumes(&[1]);
+    let dispatcher = dispatcher(&first);
+    first
+        .volume
+        .script([Act::Refuse(RefusalReason::KeysElsewhere)]);
+    let refused = written(&first, &dispatcher, "k").await;
+    assert_eq!(refused, Err(Failure::KeyOwnerAway));
+    assert!(first.volume.rows(slice(1)).is_empty() && second.volume.rows(slice(2)).is_empty());
+    // The volume goes on with what has no key: it is not taken for broken.
+    assert!(!first.lane.is_resting());
+    assert!(written(&first, &dispatcher, "k").await.is_ok());
 }
 
 #[tokio::test(start_paused = true)]

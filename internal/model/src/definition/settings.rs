@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::idempotency::KeyMode;
 use crate::level::{Compression, Durability, Levels};
 use crate::rate::RateLimit;
 use crate::unit::{ByteSize, Interval};
@@ -91,6 +92,8 @@ pub enum SettingError {
 
 /// The path of the idempotency key in a record. Of a source only.
 pub const KEY_PATH: &str = "idempotency.keyPath";
+/// What becomes of idempotency keys whose volume is away. Of a source only.
+pub const KEY_MODE: &str = "idempotency.mode";
 /// The longest such path, in characters.
 const MAX_KEY_PATH: usize = 256;
 
@@ -114,6 +117,19 @@ pub const SPECS: &[Spec] = &[
                 return Err("must have at most 256 characters".to_owned());
             }
             path.clone_into(&mut levels.key_path);
+            Ok(())
+        },
+    },
+    Spec {
+        key: KEY_MODE,
+        kind: Kind::String,
+        description: "What becomes of idempotency keys whose volume is away. strict: they are refused until it is back. available: after a while other volumes take them over, which know nothing of keys used before.",
+        validation: "strict or available; of sources only",
+        protected: false,
+        get: |levels| levels.key_mode.as_str().into(),
+        set: |levels, value| {
+            let mode = value.as_str().and_then(KeyMode::named);
+            levels.key_mode = mode.ok_or("must be \"strict\" or \"available\"")?;
             Ok(())
         },
     },
@@ -343,7 +359,7 @@ fn size(value: &Value, min: &str, max: &str) -> Result<ByteSize, String> {
 /// Whether only sources have settings with such a key, not their sinks.
 #[must_use]
 pub fn is_of_sources(key: &str) -> bool {
-    key.starts_with("source.") || key == KEY_PATH
+    key.starts_with("source.") || key == KEY_PATH || key == KEY_MODE
 }
 
 fn spec(key: &str) -> Option<&'static Spec> {
@@ -434,6 +450,13 @@ impl Settings {
         (!path.is_empty()).then_some(path)
     }
 
+    /// What becomes of the keys of the source whose volume is away.
+    #[must_use]
+    pub fn key_mode(&self) -> KeyMode {
+        let name = self.0.get(KEY_MODE).and_then(Value::as_str);
+        name.and_then(KeyMode::named).unwrap_or_default()
+    }
+
     /// Whether nothing was changed.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -457,7 +480,7 @@ mod tests {
         assert!(SPECS.is_sorted_by_key(|spec| spec.key));
         let changeable = || SPECS.iter().filter(|spec| !spec.protected);
         assert_eq!(changeable().filter(|spec| !spec.is_of_sources()).count(), 7);
-        assert_eq!(changeable().filter(|spec| spec.is_of_sources()).count(), 3);
+        assert_eq!(changeable().filter(|spec| spec.is_of_sources()).count(), 4);
     }
 
     #[test]
@@ -541,6 +564,8 @@ mod tests {
             ("source.http.rateLimit.bytesPerSecond", json!("11GB")),
             ("source.http.rateLimit.bytesPerSecond", json!(5000)),
             (KEY_PATH, json!(1)),
+            (KEY_MODE, json!("lenient")),
+            (KEY_MODE, json!(true)),
             (KEY_PATH, json!("x".repeat(257))),
         ] {
             assert!(

@@ -37,7 +37,8 @@ const fn most_bytes(key: &Key) -> Option<usize> {
         Key::Incarnation(_) | Key::Forgotten(_) => Some(400),
         Key::Crossed(..) | Key::RejectsCrossed(..) => Some(600),
         Key::Registration(_) | Key::Node { .. } | Key::Lock(_) => Some(1024),
-        Key::Assignment(_) => Some(4096),
+        // Up to 100 volumes, each of which may have taken shards over.
+        Key::Assignment(_) => Some(32 << 10),
         Key::Schema
         | Key::Source(_)
         | Key::SourceVersion(..)

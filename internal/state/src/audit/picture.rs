@@ -7,6 +7,7 @@ use serde::de::DeserializeOwned;
 use stream_model::definition::{Project, Sink, Source, Token};
 use stream_model::destination::{Destination, Provisioning};
 use stream_model::file::File;
+use stream_model::idempotency::Assigned;
 use stream_model::ledger::Day;
 use stream_model::purge::Purged;
 use stream_model::slice::Slice;
@@ -20,7 +21,6 @@ use crate::lock::Holder;
 use crate::repository::file::Current;
 use crate::repository::forget::Tombstone;
 use crate::repository::node::NodeRegistration;
-use crate::repository::sink::Volumes;
 use crate::repository::task::Task;
 use crate::repository::token::is_hash;
 use crate::repository::volume::{Incarnation, Registration};
@@ -182,7 +182,7 @@ impl Picture {
                 self.of_source(id).versions.insert(*number, source);
             }
             Key::Assignment(id) => {
-                let stored: Volumes = read(entry, |_| true)?;
+                let stored: Assigned = read(entry, |_| true)?;
                 self.of_source(id).assignment = Some(stored.volumes);
             }
             Key::Sink(_)

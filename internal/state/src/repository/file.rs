@@ -5,13 +5,13 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 use stream_model::definition::Sink;
 use stream_model::file::{self, Event, File, IllegalTransition, State};
+use stream_model::idempotency::Assigned;
 use stream_model::invariant;
 use stream_model::retry::Retry;
 use stream_model::slice::{self, Closing, Slice};
 use stream_model::trigger::Reason;
 use stream_model::{FileId, SinkKey, SliceId, Timestamp, VolumeId};
 
-use super::sink::Volumes;
 use crate::error::StateError;
 use crate::keyspace::{Key, prefix};
 use crate::store::{Store, Versioned, Written};
@@ -67,8 +67,8 @@ impl Opening {
         let mut txn = txn.absent(&current);
         if let Some(volumes) = &self.assignment {
             let key = Key::Assignment(sink.key.source.clone());
-            let volumes = volumes.clone();
-            txn = txn.absent(&key).put(&key, &Volumes { volumes });
+            let assigned = Assigned::to(volumes.clone());
+            txn = txn.absent(&key).put(&key, &assigned);
         }
         self.add_files_to(txn, sink)
     }

@@ -7,12 +7,12 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use stream_model::idempotency::Assigned;
 use stream_model::slice::{Event, Slice};
 use stream_model::{NodeId, SourceKey, Timestamp, VolumeId};
 
 use super::definition::UPDATE_TRIES;
 use super::file::slice_key;
-use super::sink::Volumes;
 use super::slice::apply;
 use super::statistics::crossed_key;
 use super::volume::{Incarnation, Registration};
@@ -96,7 +96,7 @@ impl Store {
             }
         }
         for (source, assigned) in self.sources_on(volume).await? {
-            self.withdraw(&source, assigned, volume).await?;
+            self.withdraw(&source, assigned, volume, at).await?;
         }
         Ok(loss)
     }
@@ -172,21 +172,22 @@ impl Store {
         txn.commit().await.map(|_| ())
     }
 
-    /// Takes a volume from a source. A source without any is given new ones with its next file.
+    /// Takes a volume from a source. A source without any is given new ones with its next file. The others take over its
+    /// idempotency keys, of which they know nothing up to then.
     async fn withdraw(
         &self,
         source: &SourceKey,
-        assigned: Versioned<Volumes>,
+        assigned: Versioned<Assigned>,
         volume: VolumeId,
+        at: Timestamp,
     ) -> Result<(), StateError> {
         let key = Key::Assignment(source.clone());
-        let mut left = assigned.value.volumes.clone();
-        left.retain(|other| *other != volume);
+        let left = assigned.value.without(source, volume, at);
         let txn = self.txn().unmodified(&key, assigned.revision);
-        let txn = match left.is_empty() {
+        let txn = match left.volumes.is_empty() {
             true => txn.delete(&key),
             false => {
-                let left = Written::over(&assigned, Volumes { volumes: left });
+                let left = Written::over(&assigned, left);
                 txn.write(&key, &left)
             }
         };
@@ -210,9 +211,9 @@ impl Store {
     async fn sources_on(
         &self,
         volume: VolumeId,
-    ) -> Result<BTreeMap<SourceKey, Versioned<Volumes>>, StateError> {
+    ) -> Result<BTreeMap<SourceKey, Versioned<Assigned>>, StateError> {
         let listed = self.list_readable(prefix::ASSIGNMENTS).await?;
-        let on_it = |(key, assigned): (Key, Versioned<Volumes>)| match key {
+        let on_it = |(key, assigned): (Key, Versioned<Assigned>)| match key {
             Key::Assignment(source) if assigned.value.volumes.contains(&volume) => {
                 Some((source, assigned))
             }

@@ -5,6 +5,7 @@ mod destination;
 pub(crate) mod file;
 pub(crate) mod forget;
 pub(crate) mod import;
+mod keys;
 pub(crate) mod ledger;
 pub(crate) mod node;
 pub(crate) mod purge;

@@ -1,8 +1,8 @@
 //! Sinks, and the volumes that the sinks of a source share.
 
-use serde::{Deserialize, Serialize};
 use stream_model::definition::sink::Switch;
 use stream_model::definition::{Sink, Source};
+use stream_model::idempotency::Assigned;
 use stream_model::{SinkKey, SourceKey, VolumeId};
 
 use super::definition::{
@@ -13,12 +13,6 @@ use crate::error::StateError;
 use crate::keyspace::{Key, prefix};
 use crate::store::{Store, Versioned, Written};
 use crate::txn::{Tries, Txn};
-
-/// The stored form of an assignment.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Volumes {
-    pub(crate) volumes: Vec<VolumeId>,
-}
 
 impl Store {
     /// Reads a sink, also a deleted one.
@@ -199,7 +193,8 @@ impl Store {
         &self,
         source: &SourceKey,
     ) -> Result<Option<Versioned<Vec<VolumeId>>>, StateError> {
-        let stored: Option<Versioned<Volumes>> = self.get(&Key::Assignment(source.clone())).await?;
+        let stored: Option<Versioned<Assigned>> =
+            self.get(&Key::Assignment(source.clone())).await?;
         Ok(stored.map(|stored| stored.map(|stored| stored.volumes)))
     }
 
@@ -215,13 +210,16 @@ impl Store {
         to: Vec<VolumeId>,
     ) -> Result<i64, StateError> {
         let key = Key::Assignment(source.clone());
-        let none = Volumes { volumes: vec![] };
-        let stored: Option<Versioned<Volumes>> = self.get(&key).await?;
-        let stored = stored.unwrap_or_else(|| Versioned::new(none, 0));
+        let stored: Option<Versioned<Assigned>> = self.get(&key).await?;
+        let stored = stored.unwrap_or_else(|| Versioned::new(Assigned::default(), 0));
         if stored.value.volumes != from {
             return Err(StateError::conflict(key));
         }
-        let new = Written::over(&stored, Volumes { volumes: to });
+        let new = Assigned {
+            volumes: to,
+            ..stored.value.clone()
+        };
+        let new = Written::over(&stored, new);
         self.txn()
             .unmodified(&key, stored.revision)
             .write(&key, &new)

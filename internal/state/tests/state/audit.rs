@@ -512,7 +512,7 @@ async fn sizes_beyond_their_bounds_are_found() {
         "node/api/n".to_owned(),
         assignment.to_owned(),
     ] {
-        let padded = state.edited(&key, |value| value["later"] = json!("x".repeat(4096)));
+        let padded = state.edited(&key, |value| value["later"] = json!("x".repeat(32 << 10)));
         assert_findings(&padded, &[(&key, size)]);
     }
 }

@@ -21,6 +21,7 @@ mod definitions;
 mod files;
 mod forget;
 mod import;
+mod key_owners;
 mod leases;
 mod ledger;
 mod locks;

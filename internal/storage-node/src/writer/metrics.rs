@@ -8,6 +8,7 @@ pub(crate) struct Metrics {
     sealed_rows: IntCounter,
     orphans: IntGaugeVec,
     pub(crate) crossed: IntCounter,
+    pub(crate) key_takeovers: IntCounter,
     pub(crate) crossed_waiting: prometheus::IntGauge,
 }
 
@@ -33,6 +34,10 @@ impl Metrics {
                 "stream_writer_crossed_slices_total",
                 "Slices that reached a limit of their trigger. A faster rise means more load, or limits that are too small.",
             )?,
+            key_takeovers: IntCounter::new(
+                "stream_writer_key_takeovers_total",
+                "Times that idempotency keys of a source were taken over from a volume that is away. Repetitions of records from before are written again.",
+            )?,
             crossed_waiting: prometheus::IntGauge::new(
                 "stream_writer_crossed_waiting",
                 "Reports of reached limits that are not recorded yet. A rise means that the state store is slow or away.",
@@ -42,6 +47,7 @@ impl Metrics {
         registry.register(Box::new(metrics.sealed_rows.clone()))?;
         registry.register(Box::new(metrics.orphans.clone()))?;
         registry.register(Box::new(metrics.crossed.clone()))?;
+        registry.register(Box::new(metrics.key_takeovers.clone()))?;
         registry.register(Box::new(metrics.crossed_waiting.clone()))?;
         Ok(metrics)
     }

@@ -8,6 +8,7 @@
 //! has accepted. Slices stay open: the next start goes on with them.
 
 mod keeper;
+mod key_owner;
 mod metrics;
 mod publish;
 mod serve;
@@ -31,6 +32,7 @@ use tracing::info;
 use crate::copies::{self, Sorted};
 use crate::discover::{self, DiscoverError};
 use crate::reader::SliceFiles;
+use key_owner::Fence;
 use metrics::Metrics;
 use start::Start;
 
@@ -45,8 +47,11 @@ pub struct WriterOptions {
     /// Whether `default/local` is made when there is no volume: only in a standalone installation, because a machine of a
     /// cluster whose disks are not mounted must not begin to fill its system disk.
     pub create_default: bool,
-    /// Options of each volume; `dir` is replaced.
+    /// Options of each volume; `dir` and `key_gate` are replaced.
     pub volume: Options,
+    /// How long another volume must be away before the idempotency keys of sources in the mode `available` are taken over from it.
+    /// 30 s. Less: a shorter time in which keys are refused, and less time for what a dying writer has under way.
+    pub keys_away_after: Duration,
 }
 
 /// What a writer works with.
@@ -216,6 +221,7 @@ struct Shared {
     status: ReconcilerStatus,
     volumes: OpenVolumes,
     readiness: Readiness,
+    fence: Arc<Fence>,
 }
 
 /// Ready when every volume is served.
@@ -248,7 +254,9 @@ impl Readiness {
 
 impl Shared {
     fn new(options: WriterOptions, deps: WriterDeps) -> Result<Self, prometheus::Error> {
+        let fence = Fence::new(deps.mirror.clone(), deps.lease.clone());
         Ok(Self {
+            fence: Arc::new(fence),
             options,
             store: deps.store,
             mirror: deps.mirror,

@@ -3,16 +3,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use stream_node::{
     Activator, CancellationToken, Reconciler, Schedule, TaskError, error_chain, run_reconciler,
 };
 use stream_state::{Mirror, Registration, StateError};
 use stream_storage::crash::{self, Point};
 use stream_storage::local::{Health, Options, Recovery, Volume};
+use stream_storage::wire::KeyGate;
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use super::keeper::{Keeper, KeeperParts};
+use super::key_owner::KeyOwner;
 use super::publish::Publisher;
 use super::{Shared, WriterError};
 use crate::discover::VolumeDir;
@@ -54,6 +57,7 @@ pub(super) async fn open(shared: &Arc<Shared>, dir: &VolumeDir) -> Result<Served
     let label = label(dir);
     let options = Options {
         dir: dir.path.clone(),
+        key_gate: Some(Arc::clone(&shared.fence) as Arc<dyn KeyGate>),
         ..shared.options.volume.clone()
     };
     let opened = tokio::task::spawn_blocking(move || Volume::open(options)).await;
@@ -306,6 +310,15 @@ async fn serve(shared: &Arc<Shared>, served: Served, cancel: &CancellationToken)
         volume: volume.clone(),
         label: label.clone(),
     };
+    let key_owner = KeyOwner {
+        volume: volume.id(),
+        fence: Arc::clone(&shared.fence),
+        store: shared.store.clone(),
+        clock: Arc::clone(&shared.clock),
+        metrics: shared.metrics.clone(),
+        away_after: shared.options.keys_away_after,
+        away: Mutex::default(),
+    };
     let schedule = Schedule {
         period: Duration::from_secs(10),
         min_pause: Duration::from_millis(10),
@@ -336,7 +349,9 @@ async fn serve(shared: &Arc<Shared>, served: Served, cancel: &CancellationToken)
     let following = follow_mirror(shared.mirror.clone(), activator, &stop);
     let crossed = publisher.publish_crossed(&stop);
     let figures = publisher.publish_figures(&stop);
-    let (end, _, (), (), ()) = tokio::join!(watching, rounds, following, crossed, figures);
+    let keys = key_owner.run(&stop);
+    let (end, _, (), (), (), ()) =
+        tokio::join!(watching, rounds, following, crossed, figures, keys);
     end
 }
 

@@ -247,6 +247,9 @@ impl Committer {
         let keys = &self.shared.keys;
         let look_up = |op: &Op| match op {
             Op::Append { batch, .. } if !batch.keys.is_empty() => {
+                if !self.may_decide(batch) {
+                    return Some(Err(LookupError::Elsewhere));
+                }
                 // A repetition is answered however many keys wait to be written.
                 let is_too_much = |known: &Vec<KnownKey>| known.is_empty() && keys.is_behind();
                 let lookup = keys.look_up(&batch.keys);
@@ -258,6 +261,15 @@ impl Committer {
             _ => None,
         };
         ops.iter().map(look_up).collect()
+    }
+
+    /// Whether this volume is the one to say whether the keys of a batch are new.
+    fn may_decide(&self, batch: &Batch) -> bool {
+        let Some(gate) = &self.shared.key_gate else {
+            return true;
+        };
+        let slice = batch.parts.first().map(|part| part.slice);
+        slice.is_none_or(|slice| gate.may_decide(self.shared.id, slice, &batch.keys))
     }
 
     fn answer(&self, reply: oneshot::Sender<Answer>, answer: Answer) {
@@ -610,6 +622,7 @@ impl Group {
                     return verdict;
                 }
             }
+            Some(Err(LookupError::Elsewhere)) => return refuse(RefusalReason::KeysElsewhere),
             // Nothing is known of the keys: the batch must not be written.
             Some(Err(_)) => return refuse(RefusalReason::Overloaded),
         }

@@ -115,6 +115,7 @@ impl VolumeMetrics {
             RefusalReason::DiskFull => "disk_full",
             RefusalReason::VolumeFull => "volume_full",
             RefusalReason::SinkFull(_) => "sink_full",
+            RefusalReason::KeysElsewhere => "keys_elsewhere",
             RefusalReason::Overloaded => "overloaded",
             RefusalReason::WriteFailed => "write_failed",
             RefusalReason::Superseded => "superseded",

@@ -34,7 +34,7 @@ use super::space::{Limits, Space};
 use super::suspension::Suspension;
 use super::worker::{CommitWorker, FlushWorker};
 use crate::crash::{self, Point};
-use crate::wire::{Answer, Batch, ConnectError, Connection, Opened, Pending};
+use crate::wire::{Answer, Batch, ConnectError, Connection, KeyGate, Opened, Pending};
 
 /// How to open a volume.
 #[derive(Clone)]
@@ -61,6 +61,8 @@ pub struct Options {
     pub max_keys: u64,
     /// For how long idempotency keys are remembered. 24 h.
     pub key_window: Duration,
+    /// Says whether the volume may decide about idempotency keys. None: always.
+    pub key_gate: Option<Arc<dyn KeyGate>>,
     /// The disk.
     pub disk: Arc<dyn Disk>,
     /// Where the time comes from.
@@ -84,6 +86,7 @@ impl Options {
             max_sink_bytes: None,
             max_keys: 10_000_000,
             key_window: Duration::from_secs(24 * 60 * 60),
+            key_gate: None,
             disk: disk::of_the_machine(),
             clock,
             metrics: Metrics::unregistered(),
@@ -277,6 +280,7 @@ pub(super) struct Shared {
     pub flush: FlushSignal,
     pub pool: Arc<Pool>,
     pub keys: Keys,
+    pub key_gate: Option<Arc<dyn KeyGate>>,
     /// Lock order: `index` before `waiters` and before the locks inside `flush`, `queue` and `keys`.
     pub index: Mutex<Index>,
     /// Who waits for the content of a sealed slice; none once nobody will answer any more.
@@ -538,6 +542,7 @@ impl Volume {
             flush: FlushSignal::default(),
             pool,
             keys,
+            key_gate: options.key_gate,
             index: Mutex::new(index),
             waiters: Mutex::new(Some(Waiters::new())),
             free_bytes: AtomicU64::new(options.disk.free_bytes(&options.dir)?),

@@ -6,6 +6,8 @@
 
 use std::fmt;
 
+use stream_model::{SliceId, VolumeId};
+
 /// The most keys of a batch.
 pub const MAX_CLAIMS: usize = 1 << 16;
 
@@ -55,4 +57,11 @@ pub struct KnownKey {
     pub position: u32,
     /// The body that it was committed with.
     pub body: u64,
+}
+
+/// Says whether a volume may decide about keys at this moment. Asked for each batch with keys while its commit group is put together: it
+/// must answer from memory.
+pub trait KeyGate: Send + Sync {
+    /// Whether a volume may decide about the keys of a batch with rows for that slice. Without, the batch is refused.
+    fn may_decide(&self, volume: VolumeId, slice: SliceId, claims: &[Claim]) -> bool;
 }

@@ -50,7 +50,7 @@ use stream_model::level::Compression;
 use stream_model::{SessionId, SliceId, Timestamp, VolumeId};
 use tokio::sync::oneshot;
 
-pub use self::key::{Claim, KeyHash, KnownKey, MAX_CLAIMS};
+pub use self::key::{Claim, KeyGate, KeyHash, KnownKey, MAX_CLAIMS};
 
 /// The most bytes before compression that a batch should hold; one record may exceed it.
 pub const TARGET_BATCH_BYTES: usize = 1 << 20;
@@ -140,6 +140,8 @@ pub enum RefusalReason {
     VolumeFull,
     /// The sink of this slice holds as much on the volume as it may. Try later.
     SinkFull(SliceId),
+    /// Another volume decides about its keys, or this one cannot be sure at the moment that it does.
+    KeysElsewhere,
     /// The queue is full. Try later.
     Overloaded,
     /// Writing or syncing failed, now or a moment ago, and it is certain that recovery will not bring the bytes back. Another
@@ -164,6 +166,7 @@ impl fmt::Display for RefusalReason {
             Self::SinkFull(slice) => {
                 write!(f, "the sink of slice {slice} holds as much as it may")
             }
+            Self::KeysElsewhere => f.write_str("its keys are not decided about here"),
             Self::Overloaded => f.write_str("the volume is overloaded"),
             Self::WriteFailed => f.write_str("the disk failed to write"),
             Self::Superseded => f.write_str("a newer connection of the session exists"),

@@ -161,7 +161,7 @@ impl World {
         let all = || VOLUMES.map(volume).to_vec();
         let volumes = assigned
             .as_ref()
-            .map_or_else(all, |volumes| volumes.to_vec());
+            .map_or_else(all, |assigned| assigned.volumes.clone());
         let live = self.below(volumes.len()) + 1;
         let file = File {
             mapping_version: sink.version.number,

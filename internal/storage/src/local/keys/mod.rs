@@ -155,6 +155,9 @@ pub(super) enum LookupError {
     /// The disk does not read them.
     #[error("cannot read idempotency keys")]
     Unreadable(#[source] io::Error),
+    /// Another volume decides about them.
+    #[error("idempotency keys are not decided about here")]
+    Elsewhere,
     /// So many wait to be written that no more are taken.
     #[error("too many idempotency keys wait to be written")]
     Behind,

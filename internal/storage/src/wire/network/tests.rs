@@ -443,6 +443,7 @@ fn reasons() -> impl Strategy<Value = RefusalReason> {
         7 => RefusalReason::WriteFailed,
         8 => RefusalReason::Superseded,
         9 => RefusalReason::Stopping,
+        10 => RefusalReason::KeysElsewhere,
         _ => RefusalReason::Malformed("it breaks a rule that the log of the writer names"),
     })
 }

@@ -230,6 +230,7 @@ fn write_reason(reason: RefusalReason, out: &mut impl BufMut) {
         RefusalReason::Superseded => (9, none),
         RefusalReason::Stopping => (10, none),
         RefusalReason::Malformed(_) => (11, none),
+        RefusalReason::KeysElsewhere => (12, none),
     };
     out.put_u8(code);
     out.put_slice(&slice.to_bytes());
@@ -250,6 +251,7 @@ fn read_reason(input: &mut impl Buf) -> Result<RefusalReason, Garbled> {
         9 => RefusalReason::Superseded,
         10 => RefusalReason::Stopping,
         11 => RefusalReason::Malformed(UNNAMED_RULE),
+        12 => RefusalReason::KeysElsewhere,
         _ => return Err(Garbled::Unknown("reason")),
     })
 }
