@@ -5,6 +5,7 @@
 //! | of a sink that was disabled or deleted, itself or its source | closed without a successor |
 //! | of an older version of the sink's definition | closed at once, with a successor |
 //! | without a slice that takes rows, because its volumes were forgotten | closed at once, with a successor |
+//! | that has no place on a volume of its source that is live again | closed, with a successor, the least interval being over |
 //! | that reached a limit of its import trigger, the least interval being over | closed, with a successor |
 //!
 //! Closing a file closes its slices and opens the next file in one transaction, so there is no moment at which a sink has
@@ -166,10 +167,15 @@ pub(crate) fn decide(
             Next::Open(open) => Decision::Act(Step::Open(open)),
         };
     };
+    let is_missed = misses_a_volume(picture, around, &file.value);
+    let not_before = file.value.trigger.not_before(file.value.opened_at);
     let reason = match due(picture, &file.value, now) {
+        Due::Now(reason) => reason,
+        // What only that volume takes, as records whose keys it remembers, would wait for rows that others bring.
+        _ if is_missed && not_before <= now => Reason::Drain,
+        _ if is_missed => return Decision::Later(not_before),
         Due::NotYet => return Decision::Nothing,
         Due::At(at) | Due::Held(at) => return Decision::Later(at),
-        Due::Now(reason) => reason,
     };
     let next = match next(picture, around, defaults) {
         Next::None => None,
@@ -186,6 +192,12 @@ pub(crate) fn decide(
         reason,
         next,
     }))
+}
+
+/// Whether the file was opened while a volume of its source was away that is live now.
+fn misses_a_volume(picture: &Picture<'_>, around: &Surroundings, file: &File) -> bool {
+    let mut assigned = picture.assignment().unwrap_or_default().iter();
+    assigned.any(|volume| around.is_live(*volume) && !file.volumes.contains(volume))
 }
 
 /// What an interrupted closing has left to do.

@@ -251,3 +251,28 @@ fn a_file_whose_volumes_were_forgotten_is_closed_at_once() {
     assert_eq!(close.reason, Reason::Drain);
     assert!(close.slices.is_empty() && close.next.is_some());
 }
+
+#[test]
+fn a_volume_that_is_live_again_gets_its_place_without_waiting_for_rows() {
+    let mut scene = scene();
+    scene.assignment = Some(vec![volume(1), volume(2)]);
+    assert!(matches!(decision(&scene, &[1], at(100)), Decision::Nothing));
+    // One that the source does not have makes no difference.
+    let other = decision(&scene, &[1, 3], at(100));
+    assert!(matches!(other, Decision::Nothing));
+    let not_before = {
+        let file = &scene.files[&file_id(1)];
+        file.trigger.not_before(file.opened_at)
+    };
+    assert!(not_before > at(0));
+    match decision(&scene, &[1, 2], at(0)) {
+        Decision::Later(later) => assert_eq!(later, not_before),
+        other => panic!("the least interval is not over: {other:?}"),
+    }
+    let closed = close(decision(&scene, &[1, 2], not_before));
+    let next = closed.next.expect("the sink takes rows");
+    assert_eq!(next.volumes, Volumes::Assigned(vec![volume(1), volume(2)]));
+    scene.cross(1, Reason::Count, figures(3, at(0)));
+    let with_rows = close(decision(&scene, &[1, 2], not_before));
+    assert!(with_rows.next.is_some());
+}
