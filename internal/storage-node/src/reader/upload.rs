@@ -12,7 +12,7 @@ use stream_state::{Mirror, StateError, Store, Topology, Versioned};
 use stream_storage::crash::{self, Point};
 use stream_storage::staging::{Content, Staging, StagingError};
 use tokio::time::Instant;
-use tracing::{debug, error, warn};
+use tracing::{debug, error, info, warn};
 
 use super::metrics::Metrics;
 
@@ -122,15 +122,17 @@ fn note_unrecorded(slice: &Slice, error: &StateError, silence: Duration) {
 /// Logs a failure when it is news.
 fn report(slice: &Slice, failure: &StagingError, retry: &Retry) {
     let (id, sink, reason) = (slice.id, &slice.sink, &retry.reason);
-    if slice
-        .retry
-        .as_ref()
-        .is_some_and(|previous| previous.reason == *reason)
-    {
-        debug!(slice = %id, %sink, reason, attempt = retry.attempt, "upload still failing");
-        return;
-    }
+    let previous = slice.retry.as_ref();
+    let is_known = previous.is_some_and(|previous| previous.reason == *reason);
+    let is_damage = matches!(failure.kind(), ErrorKind::Corrupt | ErrorKind::NotFound);
     match failure.kind() {
+        // A writer that opens its volume completes the files anew before it can say so.
+        _ if is_damage && !is_known => {
+            info!(slice = %id, %sink, reason, "slice file is not whole, its volume may be being opened, will try again");
+        }
+        _ if is_known && !(is_damage && retry.attempt.is_power_of_two()) => {
+            debug!(slice = %id, %sink, reason, attempt = retry.attempt, "upload still failing");
+        }
         ErrorKind::Corrupt | ErrorKind::Invalid | ErrorKind::NotFound => {
             error!(slice = %id, %sink, reason, "upload failed and needs attention, will go on trying");
         }
