@@ -162,7 +162,9 @@ fn success(answer: &Success, schemas: &mut Schemas) -> Value {
     let (content_type, schema) = match answer.content {
         Content::Nothing => return success,
         Content::Json(schema) => ("application/json", schemas.of(schema)),
-        Content::Text(json @ "application/json") => (json, json!({"type": "object"})),
+        Content::Text(document @ ("application/json" | "application/yaml")) => {
+            (document, json!({"type": "object"}))
+        }
         Content::Text(content_type) => (content_type, json!({"type": "string"})),
     };
     let mut content = json!({"schema": schema});

@@ -99,6 +99,7 @@ fn response(described: &Value, status: u16, reply: &Reply) -> Result<(), String>
     let described = described.ok_or_else(|| format!("type {content_type:?} is not described"))?;
     let value = match content_type {
         "application/json" => serde_json::from_str(&reply.text).map_err(|it| it.to_string())?,
+        "application/yaml" => serde_yaml_ng::from_str(&reply.text).map_err(|it| it.to_string())?,
         _ => Value::String(reply.text.clone()),
     };
     schema::check(&DOCUMENT, &described["schema"], &value)
