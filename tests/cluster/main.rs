@@ -25,6 +25,7 @@ mod ledger;
 mod numbers;
 mod ownership;
 mod pods;
+mod projects;
 mod purge;
 mod refusals;
 mod rejects;

@@ -11,6 +11,7 @@ use stream_state::{Mirror, Store, Versioned};
 use stream_target::Targets;
 use tracing::warn;
 
+use crate::destination::Destinations;
 use crate::documentation::Documentation;
 use crate::dry_run::RecordLimits;
 use crate::error::{ApiError, not_found};
@@ -25,6 +26,8 @@ pub(crate) struct Context {
     pub(crate) store: Store,
     pub(crate) mirror: Mirror,
     pub(crate) targets: Targets,
+    /// Only with a Storage API.
+    pub(crate) destinations: Option<Destinations>,
     pub(crate) defaults: Defaults,
     pub(crate) urls: Urls,
     pub(crate) documentation: Documentation,

@@ -24,6 +24,7 @@ mod auth;
 mod config;
 mod content;
 mod context;
+mod destination;
 mod documentation;
 mod dry_run;
 mod error;
@@ -51,4 +52,4 @@ mod tests;
 
 pub use config::{Config, InvalidConfig};
 pub use dry_run::RecordLimits;
-pub use server::{Api, Deps, StartError};
+pub use server::{Api, Deps, Projects, StartError};

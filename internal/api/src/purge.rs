@@ -266,6 +266,10 @@ async fn drop_table(
     let (imported, others): (Vec<_>, Vec<_>) = (remains.files.iter())
         .map(|file| &file.value)
         .partition(|file| recorded(&file.state));
+    // Nothing was ever imported into such a table, and what removes it is not here.
+    if context.targets.waits(sink.table.kind) {
+        return Ok(imported.iter().map(|file| file.id).collect());
+    }
     let target = context.targets.get(sink.table.kind).ok_or_else(|| {
         let message = "The target of the table is not configured any more.";
         ApiError::new(Code::BadRequest, message)
@@ -288,7 +292,7 @@ async fn drop_table(
 }
 
 /// Whether another sink that lives writes to the same table.
-fn is_shared(topology: &Topology, own: &SinkKey, table: &Table) -> bool {
+pub(crate) fn is_shared(topology: &Topology, own: &SinkKey, table: &Table) -> bool {
     let sinks = (topology.sources.values()).flat_map(|source| source.sinks.values());
     let mut sinks = sinks
         .filter_map(|node| node.sink.as_ref())

@@ -19,13 +19,14 @@ use stream_node::{
 };
 use stream_state::{Lease, Mirror, Store};
 use stream_target::Targets;
-use stream_target::keboola::StorageApi;
+use stream_target::keboola::{Custody, StorageApi};
 use tokio::time::Instant;
 use tracing::{debug, info};
 
 use crate::auth::{About, Authenticator, Caller, LocalTokens, ProjectTokens, sent_hash};
 use crate::config::{Config, InvalidConfig, base_url};
 use crate::context::{Context, Urls};
+use crate::destination::{Destinations, settle_leftovers};
 use crate::documentation::{Documentation, Tokens};
 use crate::dry_run::RecordLimits;
 use crate::error::{ApiError, Code};
@@ -60,7 +61,7 @@ pub struct Deps {
     /// The targets of this installation.
     pub targets: Targets,
     /// The Storage API that knows tokens and projects; none: there are only local tokens and one project.
-    pub storage_api: Option<StorageApi>,
+    pub projects: Option<Projects>,
     /// The configured defaults of settings.
     pub defaults: Defaults,
     /// URL under which clients reach the HTTP source.
@@ -81,6 +82,27 @@ pub struct Deps {
     pub shutdown: Shutdown,
     /// Version of the service, for the `Server` header.
     pub version: &'static str,
+}
+
+/// What an installation with projects has.
+pub struct Projects {
+    /// Knows tokens and projects.
+    pub storage_api: StorageApi,
+    /// Seals the credentials of sinks.
+    pub custody: Custody,
+}
+
+impl Projects {
+    /// What verifies tokens, and what makes and gives back things in projects.
+    fn open(
+        self,
+        (store, clock, metrics): (&Store, &Arc<dyn Clock>, &Metrics),
+    ) -> (ProjectTokens, Destinations) {
+        let (api, store) = (self.storage_api.clone(), store.clone());
+        let tokens = ProjectTokens::new(api, store, Arc::clone(clock), metrics.clone());
+        let destinations = Destinations::new(self.storage_api, self.custody, Arc::clone(clock));
+        (tokens, destinations)
+    }
 }
 
 /// Why the API could not start.
@@ -148,32 +170,27 @@ impl Api {
             orphan::finish_interrupted(store, clock, own, stop).await;
             Ok(())
         });
-        let tokens = match &deps.storage_api {
+        let described = match &deps.projects {
             None => Tokens::Local,
             Some(_) => Tokens::OfProjects,
         };
-        let project = deps.storage_api.map(|storage_api| {
-            let (store, clock) = (deps.store.clone(), Arc::clone(&deps.clock));
-            ProjectTokens::new(storage_api, store, clock, metrics.clone())
-        });
-        let authenticator = Authenticator::new(LocalTokens::new(deps.store.clone()), project);
+        let shared = (&deps.store, &deps.clock, &metrics);
+        let (tokens, destinations) = deps.projects.map(|it| it.open(shared)).unzip();
+        let authenticator = Authenticator::new(LocalTokens::new(deps.store.clone()), tokens);
         let context = Arc::new(Context {
             store: deps.store,
             mirror: deps.mirror,
             targets: deps.targets,
+            destinations,
             defaults: deps.defaults,
-            documentation: Documentation::new(urls.api.clone(), deps.version, tokens),
+            documentation: Documentation::new(urls.api.clone(), deps.version, described),
             urls,
             templates: TemplateCheck::new(deps.helpers),
             record_limits: deps.record_limits,
             clock: deps.clock,
             runner,
         });
-        let (purging, stop) = (Arc::clone(&context), server.token());
-        server.spawn("unfinished purges", OnError::LogAndContinue, async move {
-            purge::resume(purging, stop).await;
-            Ok(())
-        });
+        look_after(&server, &context);
         let handler = Arc::new(Handler {
             routes: Routes::new(),
             authenticator,
@@ -217,6 +234,20 @@ impl Api {
             .await;
         server.and(work)
     }
+}
+
+/// Goes on with what earlier processes left behind.
+fn look_after(server: &Tasks, context: &Arc<Context>) {
+    let (settling, stop) = (Arc::clone(context), server.token());
+    server.spawn("destinations", OnError::LogAndContinue, async move {
+        settle_leftovers(settling, stop).await;
+        Ok(())
+    });
+    let (purging, stop) = (Arc::clone(context), server.token());
+    server.spawn("unfinished purges", OnError::LogAndContinue, async move {
+        purge::resume(purging, stop).await;
+        Ok(())
+    });
 }
 
 fn server_header(version: &str) -> HeaderValue {

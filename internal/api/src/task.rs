@@ -449,6 +449,13 @@ pub(crate) struct Reservation {
     turn: OwnedMutexGuard<()>,
 }
 
+impl Reservation {
+    /// The state, for writes that count only while the entity is reserved.
+    pub(crate) fn guard(&self, store: &Store) -> Store {
+        store.guarded_by(&self.lock)
+    }
+}
+
 /// Counts a task until it has ended, however it ends.
 struct Unfinished(prometheus::IntGauge);
 

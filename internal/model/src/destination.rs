@@ -102,6 +102,8 @@ pub enum Origin {
     Found,
     /// It was not there, so it is made; or was about to be when the process ended.
     Made,
+    /// It goes with the sink, whoever made it.
+    Discarded,
 }
 
 impl Provisioning {

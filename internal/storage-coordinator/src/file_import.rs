@@ -102,6 +102,7 @@ impl FileImport {
         for key in agenda.open(topology, around.generation(), now) {
             for (_, picture) in self.context.own_sinks(topology, around, &key) {
                 let decision = decide(&picture, now);
+                let decision = decision.without(|kind| self.context.targets.waits(kind));
                 round
                     .steps
                     .extend(decision.begin.into_iter().map(Step::Begin));

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context;
+use stream_api::Projects;
 use stream_api::token::AdminToken;
 use stream_http_source::HttpSource;
 use stream_model::time::SystemClock;
@@ -22,7 +23,6 @@ use stream_storage_node::{
     FoundVolumes, Reader, ReaderDeps, ReaderOptions, Writer, WriterDeps, WriterOptions,
 };
 use stream_target::Targets;
-use stream_target::keboola::StorageApi;
 
 use super::neighbours;
 use crate::banner::Addresses;
@@ -264,7 +264,7 @@ impl Common {
         ready: ReadyFlag,
         config: &Config,
         listener: Listener,
-        (targets, storage_api): (Targets, Option<StorageApi>),
+        (targets, projects): (Targets, Option<Projects>),
     ) -> anyhow::Result<stream_api::Api> {
         let deps = stream_api::Deps {
             store: self.store.clone(),
@@ -272,7 +272,7 @@ impl Common {
             node: self.node.clone(),
             mirror: self.mirror.clone(),
             targets,
-            storage_api,
+            projects,
             defaults: config.defaults(),
             source_public_url: config.source.http.public_url_or_default(),
             helpers: crate::evaluator::helpers(config.source.http.jsonnet.memory),

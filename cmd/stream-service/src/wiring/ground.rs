@@ -6,13 +6,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
+use stream_api::Projects;
 use stream_etcd_embedded::OpenError;
 use stream_model::Clock;
+use stream_model::definition::TableKind;
 use stream_node::{Listener, OnError, Shutdown, Tasks};
 use stream_storage::local::durable;
 use stream_storage::staging::{Staging, StagingConfig};
 use stream_target::Targets;
-use stream_target::keboola::{StorageApi, StorageApiError};
+use stream_target::keboola::{Custody, StorageApi, StorageApiError};
 use stream_target::sqlite::SqliteTarget;
 use tokio::time::{Instant, sleep};
 
@@ -20,7 +22,7 @@ use tracing::warn;
 
 use super::embedded;
 use crate::component::Component;
-use crate::config::Config;
+use crate::config::{Config, EncryptionProvider};
 use crate::network;
 
 /// How long the start waits for the Storage API.
@@ -114,6 +116,32 @@ pub async fn storage_api(config: &Config) -> anyhow::Result<Option<StorageApi>> 
     }
 }
 
+/// What the API needs for projects.
+///
+/// # Errors
+/// When credentials could not be kept safely.
+pub fn projects(
+    config: &Config,
+    storage_api: Option<StorageApi>,
+) -> anyhow::Result<Option<Projects>> {
+    let Some(storage_api) = storage_api else {
+        return Ok(None);
+    };
+    let key = config.encryption.aes.secret_key.as_ref();
+    let key = key.filter(|_| config.encryption.provider == EncryptionProvider::Aes);
+    let Some(key) = key else {
+        return Err(anyhow!(
+            "storageApiHost needs encryption.provider \"aes\": sinks get tokens of their own, which are kept in etcd; set \
+             encryption.aes.secretKey to the output of: openssl rand -base64 32"
+        ));
+    };
+    let custody = Custody::new(key).context("encryption.aes.secretKey is not valid")?;
+    Ok(Some(Projects {
+        storage_api,
+        custody,
+    }))
+}
+
 fn create_data_dir(path: &Path) -> anyhow::Result<()> {
     let advice =
         "give a directory that this user may write to with dataDir (STREAM_DATA_DIR, --data-dir)";
@@ -198,5 +226,10 @@ pub async fn open_targets(
     let sqlite = opened
         .await
         .context("opening the SQLite target was cut short")??;
-    Ok(Targets::new().with(Arc::new(sqlite)))
+    let targets = Targets::new().with(Arc::new(sqlite));
+    // Their sinks take rows; what imports them is not there yet.
+    Ok(match config.storage_api_host {
+        Some(_) => targets.with_waiting(TableKind::Keboola),
+        None => targets,
+    })
 }

@@ -355,11 +355,9 @@ async fn start_components(
     if let Some(listener) = listeners.api {
         admin_token = Some(common.admin_token(config).await?);
         let ready = flags.take(Component::Api);
-        api = Some(
-            common
-                .api(ready, config, listener, (targets, storage_api))
-                .await?,
-        );
+        let projects = ground::projects(config, storage_api)?;
+        let given = (targets, projects);
+        api = Some(common.api(ready, config, listener, given).await?);
     }
     let mut source = None;
     if let Some(listener) = listeners.source {

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use stream_model::definition::{Sink, Source, Stamp};
-use stream_model::{SinkKey, SourceKey};
+use stream_model::{Secret, SinkKey, SourceKey};
 use stream_state::{StateError, Store};
 
-use super::sink::prepare;
 use super::{Refusal, accept};
 use crate::context::Context;
+use crate::destination::{Wish, with_destinations};
 use crate::error::{ApiError, not_found};
 use crate::lifecycle::{self, Turn};
 use crate::request::Call;
@@ -149,8 +149,8 @@ pub(crate) async fn undelete_source(
         entity: Entity::Source(key.clone()),
         url: context.urls.of_source(&key),
         work: work({
-            let context = Arc::clone(context);
-            move |state| store_undeleted_source(context, state, key, stamp)
+            let (context, owner) = (Arc::clone(context), call.owner.clone());
+            move |state| store_undeleted_source(context, state, key, stamp, owner)
         }),
         reservation: None,
     };
@@ -163,25 +163,29 @@ async fn store_undeleted_source(
     state: Store,
     key: SourceKey,
     stamp: Stamp,
+    owner: Option<Secret<String>>,
 ) -> Result<&'static str, ApiError> {
-    for sink in state.sinks(&key).await? {
-        if sink.value.deleted.as_ref().is_some_and(|it| !it.directly) {
-            prepare(&context, &sink.value.table).await?;
-        }
-    }
+    let sinks = state.sinks(&key).await?.into_iter().map(|sink| sink.value);
+    let along = sinks.filter(|sink| sink.deleted.as_ref().is_some_and(|it| !it.directly));
+    let wishes = along
+        .map(|sink| Wish::table(sink.key, sink.table))
+        .collect();
     let gone = || not_found::deleted_source(key.source.as_str());
-    let tree = state
-        .update_source_tree(&key, |source, sinks| {
-            if source.deleted.is_none() || source.purging.is_some() {
-                return Err(Refusal::Api(gone()));
-            }
-            Ok(lifecycle::undelete_source(source, sinks, &stamp))
-        })
-        .await
-        .map_err(|refusal| match refusal {
+    let storing = Box::pin(async {
+        let undeleted = state
+            .update_source_tree(&key, |source, sinks| {
+                if source.deleted.is_none() || source.purging.is_some() {
+                    return Err(Refusal::Api(gone()));
+                }
+                Ok(lifecycle::undelete_source(source, sinks, &stamp))
+            })
+            .await;
+        undeleted.map_err(|refusal| match refusal {
             Refusal::State(StateError::LimitReached { .. }) => super::source::limit_reached(),
             other => other.or_gone(gone),
-        })?;
+        })
+    });
+    let tree = with_destinations(&context, &state, owner.as_ref(), wishes, storing).await?;
     context.seen(&tree.source).await;
     Ok("The source was undeleted, and the sinks that were deleted along with it.")
 }
@@ -201,8 +205,8 @@ pub(crate) async fn undelete_sink(context: &Arc<Context>, call: &Call) -> Result
         entity: Entity::Sink(key.clone()),
         url: context.urls.of_sink(&key),
         work: work({
-            let context = Arc::clone(context);
-            move |state| store_undeleted_sink(context, state, key, stamp)
+            let (context, owner) = (Arc::clone(context), call.owner.clone());
+            move |state| store_undeleted_sink(context, state, key, stamp, owner)
         }),
         reservation: None,
     };
@@ -214,23 +218,27 @@ async fn store_undeleted_sink(
     state: Store,
     key: SinkKey,
     stamp: Stamp,
+    owner: Option<Secret<String>>,
 ) -> Result<&'static str, ApiError> {
     let gone = || not_found::deleted_sink(key.sink.as_str());
-    let deleted = state.sink(&key).await?.ok_or_else(gone)?;
-    prepare(&context, &deleted.value.table).await?;
-    let revived = state
-        .update_sink(&key, |sink| {
-            if sink.deleted.is_none() || sink.purging.is_some() {
-                return Err(Refusal::Api(gone()));
-            }
-            Ok(lifecycle::undelete_sink(sink, &stamp))
-        })
-        .await
-        .map_err(|refusal| match refusal {
+    let deleted = state.sink(&key).await?.ok_or_else(gone)?.value;
+    let wishes = vec![Wish::table(deleted.key, deleted.table)];
+    let storing = Box::pin(async {
+        let revived = state
+            .update_sink(&key, |sink| {
+                if sink.deleted.is_none() || sink.purging.is_some() {
+                    return Err(Refusal::Api(gone()));
+                }
+                Ok(lifecycle::undelete_sink(sink, &stamp))
+            })
+            .await;
+        revived.map_err(|refusal| match refusal {
             Refusal::State(StateError::LimitReached { .. }) => super::sink::limit_reached(),
             // The sink was found a moment ago: it is its source that went.
             other => other.or_gone(|| not_found::source(key.source.source.as_str())),
-        })?;
+        })
+    });
+    let revived = with_destinations(&context, &state, owner.as_ref(), wishes, storing).await?;
     context.seen(&revived).await;
     Ok("The sink was undeleted.")
 }

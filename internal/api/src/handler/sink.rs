@@ -6,7 +6,7 @@ use hyper::StatusCode;
 use stream_model::definition::sink::Switch;
 use stream_model::definition::{MAX_CHILDREN, Settings, Sink, Source, Table};
 use stream_model::placement::{Candidate, assign};
-use stream_model::{SinkKey, SourceKey, VolumeId, opening, rejects};
+use stream_model::{Secret, SinkKey, SourceKey, VolumeId, opening, rejects};
 use stream_state::keyspace::Key;
 use stream_state::{Opening, StateError, Store, Versioned};
 use tracing::{debug, info};
@@ -14,6 +14,7 @@ use tracing::{debug, info};
 use super::{accept, first};
 use crate::content;
 use crate::context::Context;
+use crate::destination::{Wish, with_destinations};
 use crate::error::{ApiError, Code, not_found};
 use crate::input::page::Window;
 use crate::input::sink::NewSink;
@@ -104,13 +105,14 @@ pub(crate) async fn create(context: &Arc<Context>, call: &Call) -> Result<Answer
         return Err(limit_reached());
     }
     let sink = define(call, key.clone(), new, context);
+    let owner = call.owner.clone();
     let order = Order {
         kind: Kind::CreateSink,
         entity,
         url: context.urls.of_sink(&key),
         work: work({
             let context = Arc::clone(context);
-            move |state| prepare_and_store(context, state, sink)
+            move |state| prepare_and_store(context, state, sink, owner)
         }),
         reservation: Some(reservation),
     };
@@ -146,28 +148,22 @@ async fn prepare_and_store(
     context: Arc<Context>,
     state: Store,
     sink: Sink,
+    owner: Option<Secret<String>>,
 ) -> Result<&'static str, ApiError> {
-    prepare(&context, &sink.table).await?;
     let key = sink.key.clone();
-    match store(&context, &state, sink).await {
-        Ok(created) => context.seen(&created).await,
-        Err(StateError::AlreadyExists { .. }) => return Err(already_exists(&key)),
-        Err(StateError::LimitReached { .. }) => return Err(limit_reached()),
-        Err(StateError::NotFound { .. }) => {
-            return Err(not_found::source(key.source.source.as_str()));
-        }
-        Err(error) => return Err(error.into()),
-    }
+    let wishes = vec![Wish::table(key.clone(), sink.table.clone())];
+    let storing = Box::pin(async {
+        let stored = store(&context, &state, sink).await;
+        stored.map_err(|error| match error {
+            StateError::AlreadyExists { .. } => already_exists(&key),
+            StateError::LimitReached { .. } => limit_reached(),
+            StateError::NotFound { .. } => not_found::source(key.source.source.as_str()),
+            error => error.into(),
+        })
+    });
+    let created = with_destinations(&context, &state, owner.as_ref(), wishes, storing).await?;
+    context.seen(&created).await;
     Ok("The sink and its table were created.")
-}
-
-/// Makes the table, or gives it the columns that it lacks.
-pub(super) async fn prepare(context: &Context, table: &Table) -> Result<(), ApiError> {
-    let target = context.targets.get(table.kind).ok_or_else(|| {
-        let message = "The target of the table is not configured any more.";
-        ApiError::new(Code::BadRequest, message)
-    })?;
-    Ok(target.prepare(table).await?)
 }
 
 /// Stores the sink, with its first file where there are volumes, so that it takes rows at once.
@@ -280,10 +276,10 @@ pub(crate) async fn delete(context: &Arc<Context>, call: &Call) -> Result<Answer
         entity: Entity::Sink(key.clone()),
         url: context.urls.of_sink(&key),
         work: {
-            let context = Arc::clone(context);
+            let (context, owner) = (Arc::clone(context), call.owner.clone());
             match cascade {
-                true => work(move |state| purge_sink(context, state, key, switch)),
-                false => work(move |state| mark_deleted(context, state, key, switch)),
+                true => work(move |state| purge_sink(context, state, key, switch, owner)),
+                false => work(move |state| mark_deleted(context, state, key, switch, owner)),
             }
         },
         reservation: None,
@@ -305,12 +301,21 @@ async fn purge_sink(
     state: Store,
     key: SinkKey,
     switch: Switch,
+    owner: Option<Secret<String>>,
 ) -> Result<Done, ApiError> {
-    match state.begin_sink_purge(&key, switch).await {
-        Ok(begun) => context.seen(&begun).await,
-        Err(StateError::NotFound { .. }) => return Err(not_found::sink(key.sink.as_str())),
-        Err(error) => return Err(error.into()),
-    }
+    let sink = state.sink(&key).await?.into_iter();
+    let wishes = sink
+        .map(|sink| Wish::purged(&context, sink.value))
+        .collect();
+    let beginning = Box::pin(async {
+        let begun = state.begin_sink_purge(&key, switch).await;
+        begun.map_err(|error| match error {
+            StateError::NotFound { .. } => not_found::sink(key.sink.as_str()),
+            error => error.into(),
+        })
+    });
+    let begun = with_destinations(&context, &state, owner.as_ref(), wishes, beginning).await?;
+    context.seen(&begun).await;
     let discarded = purge::sink(&context, &state, &key).await?;
     Ok(Done {
         outcome: Ok(
@@ -325,12 +330,18 @@ async fn mark_deleted(
     state: Store,
     key: SinkKey,
     switch: Switch,
+    owner: Option<Secret<String>>,
 ) -> Result<&'static str, ApiError> {
-    match state.delete_sink(&key, switch).await {
-        Ok(deleted) => context.seen(&deleted).await,
-        Err(StateError::NotFound { .. }) => return Err(not_found::sink(key.sink.as_str())),
-        Err(error) => return Err(error.into()),
-    }
+    let wishes = vec![Wish::nothing(key.clone())];
+    let storing = Box::pin(async {
+        let deleted = state.delete_sink(&key, switch).await;
+        deleted.map_err(|error| match error {
+            StateError::NotFound { .. } => not_found::sink(key.sink.as_str()),
+            error => error.into(),
+        })
+    });
+    let deleted = with_destinations(&context, &state, owner.as_ref(), wishes, storing).await?;
+    context.seen(&deleted).await;
     Ok("The sink was deleted; rows received until now are still imported.")
 }
 

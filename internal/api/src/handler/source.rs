@@ -12,6 +12,7 @@ use stream_state::{StateError, Store};
 use super::{Refusal, accept, first, next};
 use crate::content;
 use crate::context::Context;
+use crate::destination::{Wish, with_destinations};
 use crate::error::{ApiError, Code, not_found};
 use crate::input::page::Window;
 use crate::input::source::NewSource;
@@ -169,10 +170,10 @@ pub(crate) async fn delete(context: &Arc<Context>, call: &Call) -> Result<Answer
         entity: Entity::Source(key.clone()),
         url: context.urls.of_source(&key),
         work: {
-            let context = Arc::clone(context);
+            let (context, owner) = (Arc::clone(context), call.owner.clone());
             match cascade {
-                true => work(move |state| purge_source(context, state, key, switch)),
-                false => work(move |state| mark_deleted(context, state, key, switch)),
+                true => work(move |state| purge_source(context, state, key, switch, owner)),
+                false => work(move |state| mark_deleted(context, state, key, switch, owner)),
             }
         },
         reservation: None,
@@ -198,12 +199,21 @@ async fn purge_source(
     state: Store,
     key: SourceKey,
     switch: Switch,
+    owner: Option<Secret<String>>,
 ) -> Result<Done, ApiError> {
-    match state.begin_source_purge(&key, switch).await {
-        Ok(begun) => context.seen(&begun.source).await,
-        Err(StateError::NotFound { .. }) => return Err(not_found::source(key.source.as_str())),
-        Err(error) => return Err(error.into()),
-    }
+    let sinks = state.sinks(&key).await?.into_iter();
+    let wishes = sinks
+        .map(|sink| Wish::purged(&context, sink.value))
+        .collect();
+    let beginning = Box::pin(async {
+        let begun = state.begin_source_purge(&key, switch).await;
+        begun.map_err(|error| match error {
+            StateError::NotFound { .. } => not_found::source(key.source.as_str()),
+            error => error.into(),
+        })
+    });
+    let begun = with_destinations(&context, &state, owner.as_ref(), wishes, beginning).await?;
+    context.seen(&begun.source).await;
     let (discarded, outcome) = purge::source(&context, &state, &key).await;
     let sentence = "The source and its sinks were purged with their versions, their tables and all rows that were not imported yet.";
     Ok(Done {
@@ -217,12 +227,20 @@ async fn mark_deleted(
     state: Store,
     key: SourceKey,
     switch: Switch,
+    owner: Option<Secret<String>>,
 ) -> Result<&'static str, ApiError> {
-    match state.delete_source(&key, switch).await {
-        Ok(deleted) => context.seen(&deleted.source).await,
-        Err(StateError::NotFound { .. }) => return Err(not_found::source(key.source.as_str())),
-        Err(error) => return Err(error.into()),
-    }
+    let sinks = state.sinks(&key).await?.into_iter();
+    let live = sinks.filter(|sink| sink.value.deleted.is_none());
+    let wishes = live.map(|sink| Wish::nothing(sink.value.key)).collect();
+    let storing = Box::pin(async {
+        let deleted = state.delete_source(&key, switch).await;
+        deleted.map_err(|error| match error {
+            StateError::NotFound { .. } => not_found::source(key.source.as_str()),
+            error => error.into(),
+        })
+    });
+    let deleted = with_destinations(&context, &state, owner.as_ref(), wishes, storing).await?;
+    context.seen(&deleted.source).await;
     Ok("The source and its sinks were deleted; rows received until now are still imported.")
 }
 

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use stream_model::definition::Stamp;
-use stream_model::{SinkKey, SourceKey};
+use stream_model::{Secret, SinkKey, SourceKey};
 use stream_state::Store;
 
-use super::sink::{check_primary_key, prepare};
+use super::sink::check_primary_key;
 use super::{Refusal, accept, next};
 use crate::content;
 use crate::context::Context;
+use crate::destination::{Wish, with_destinations};
 use crate::error::{ApiError, not_found};
 use crate::input::sink::{SinkChange, check};
 use crate::input::source::SourceChange;
@@ -79,8 +80,8 @@ pub(crate) async fn sink(context: &Arc<Context>, call: &Call) -> Result<Answer, 
         entity: Entity::Sink(key.clone()),
         url: context.urls.of_sink(&key),
         work: work({
-            let context = Arc::clone(context);
-            move |state| store_sink(context, state, key, change, stamp)
+            let (context, owner) = (Arc::clone(context), call.owner.clone());
+            move |state| store_sink(context, state, key, (change, stamp), owner)
         }),
         reservation: None,
     };
@@ -93,28 +94,31 @@ async fn store_sink(
     context: Arc<Context>,
     state: Store,
     key: SinkKey,
-    change: SinkChange,
-    stamp: Stamp,
+    (change, stamp): (SinkChange, Stamp),
+    owner: Option<Secret<String>>,
 ) -> Result<&'static str, ApiError> {
     let gone = || not_found::sink(key.sink.as_str());
     let current = state.sink(&key).await?.ok_or_else(gone)?;
     let table = change.table.over(&current.value.table);
     // An earlier task may have changed it since the request was checked.
     check(&table, &context.targets)?;
-    prepare(&context, &table).await?;
-    let updated = state
-        .update_sink(&key, |mut sink| {
-            if sink.deleted.is_some() {
-                return Err(Refusal::Api(gone()));
-            }
-            change.texts.apply(&mut sink.name, &mut sink.description);
-            sink.table = change.table.over(&sink.table);
-            let version = next(&sink.version, change.texts.version.clone(), &stamp);
-            sink.version = content::of_sink(&sink).version(version);
-            Ok(sink)
-        })
-        .await
-        .map_err(|refusal| refusal.or_gone(gone))?;
+    let wishes = vec![Wish::table(key.clone(), table)];
+    let storing = Box::pin(async {
+        let updated = state
+            .update_sink(&key, |mut sink| {
+                if sink.deleted.is_some() {
+                    return Err(Refusal::Api(gone()));
+                }
+                change.texts.apply(&mut sink.name, &mut sink.description);
+                sink.table = change.table.over(&sink.table);
+                let version = next(&sink.version, change.texts.version.clone(), &stamp);
+                sink.version = content::of_sink(&sink).version(version);
+                Ok(sink)
+            })
+            .await;
+        updated.map_err(|refusal| refusal.or_gone(gone))
+    });
+    let updated = with_destinations(&context, &state, owner.as_ref(), wishes, storing).await?;
     context.seen(&updated).await;
     Ok("The sink was changed.")
 }

@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use hyper::StatusCode;
 use stream_model::definition::Stamp;
-use stream_model::{SinkKey, SourceKey};
+use stream_model::{Secret, SinkKey, SourceKey};
 use stream_state::Store;
 
-use super::sink::{check_primary_key, prepare};
+use super::sink::check_primary_key;
 use super::{Refusal, accept, next};
 use crate::content;
 use crate::context::Context;
+use crate::destination::{Wish, with_destinations};
 use crate::error::{ApiError, not_found};
 use crate::input::page::Window;
 use crate::input::sink::check;
@@ -130,8 +131,8 @@ pub(crate) async fn roll_sink_back(
         entity: Entity::Sink(key.clone()),
         url: context.urls.of_sink(&key),
         work: work({
-            let context = Arc::clone(context);
-            move |state| store_sink(context, state, key, number, stamp)
+            let (context, owner) = (Arc::clone(context), call.owner.clone());
+            move |state| store_sink(context, state, key, (number, stamp), owner)
         }),
         reservation: None,
     };
@@ -143,28 +144,31 @@ async fn store_sink(
     context: Arc<Context>,
     state: Store,
     key: SinkKey,
-    number: u64,
-    stamp: Stamp,
+    (number, stamp): (u64, Stamp),
+    owner: Option<Secret<String>>,
 ) -> Result<&'static str, ApiError> {
     let gone = || not_found::sink(key.sink.as_str());
     let old = state.sink_version(&key, number).await?;
     let old = old.ok_or_else(|| not_found::sink_version(key.sink.as_str(), number))?;
-    prepare(&context, &old.table).await?;
-    let updated = state
-        .update_sink(&key, |mut sink| {
-            if sink.deleted.is_some() {
-                return Err(Refusal::Api(gone()));
-            }
-            sink.name.clone_from(&old.name);
-            sink.description.clone_from(&old.description);
-            sink.table = old.table.clone();
-            sink.settings = old.settings.clone();
-            let version = next(&sink.version, rolled_back(number), &stamp);
-            sink.version = content::of_sink(&sink).version(version);
-            Ok(sink)
-        })
-        .await
-        .map_err(|refusal| refusal.or_gone(gone))?;
+    let wishes = vec![Wish::table(key.clone(), old.table.clone())];
+    let storing = Box::pin(async {
+        let updated = state
+            .update_sink(&key, |mut sink| {
+                if sink.deleted.is_some() {
+                    return Err(Refusal::Api(gone()));
+                }
+                sink.name.clone_from(&old.name);
+                sink.description.clone_from(&old.description);
+                sink.table = old.table.clone();
+                sink.settings = old.settings.clone();
+                let version = next(&sink.version, rolled_back(number), &stamp);
+                sink.version = content::of_sink(&sink).version(version);
+                Ok(sink)
+            })
+            .await;
+        updated.map_err(|refusal| refusal.or_gone(gone))
+    });
+    let updated = with_destinations(&context, &state, owner.as_ref(), wishes, storing).await?;
     context.seen(&updated).await;
     Ok("The sink has the content of that version again.")
 }

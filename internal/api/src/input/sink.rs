@@ -5,7 +5,7 @@ use stream_encoding::CompiledMapping;
 use stream_model::SinkId;
 use stream_model::definition::mapping::{DataType, MAX_COLUMNS, MAX_TEMPLATE_LEN, Template};
 use stream_model::definition::{Column, ColumnKind, Mapping, Table, TableKind};
-use stream_target::{Targets, validate_table};
+use stream_target::{Targets, keboola, validate_table};
 
 use super::{Texts, description, identifier, name};
 use crate::error::{ApiError, sentence};
@@ -240,15 +240,6 @@ fn template(mut fields: Fields) -> Result<Template, ApiError> {
 
 /// Checks what can be checked without looking at the target.
 pub(crate) fn check(table: &Table, targets: &Targets) -> Result<(), ApiError> {
-    let mut columns = table.mapping.columns.iter();
-    if table.kind == TableKind::Keboola
-        && let Some(typed) = columns.find(|column| !column.data_type.is_string())
-    {
-        return Err(ApiError::bad_request(format!(
-            "Column {:?} has a data type, but all columns of tables of type \"keboola\" are texts; remove \"dataType\".",
-            typed.name
-        )));
-    }
     if !targets.takes(table.kind) {
         let available = quoted_list(targets.kinds().map(TableKind::as_str));
         let kind = table.kind.as_str();
@@ -260,6 +251,10 @@ pub(crate) fn check(table: &Table, targets: &Targets) -> Result<(), ApiError> {
         return Err(ApiError::bad_request(format!(
             "Tables of type {kind:?} are not available in this installation; {advice}."
         )));
+    }
+    if table.kind == TableKind::Keboola {
+        let checked = keboola::validate(table);
+        checked.map_err(|error| ApiError::bad_request(sentence(&error)))?;
     }
     CompiledMapping::compile(&table.mapping)
         .map_err(|error| ApiError::bad_request(sentence(&error)))?;

@@ -4,6 +4,7 @@ mod auth;
 mod changes;
 pub(crate) mod definitions;
 mod described;
+mod destination;
 mod documentation;
 mod dry_run;
 mod lifecycle;

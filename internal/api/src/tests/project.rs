@@ -1,16 +1,29 @@
 //! Tokens and branches of projects that a Storage API knows.
 
 use serde_json::{Value, json};
-use stream_model::ProjectId;
-use stream_target::keboola::{Options, StorageApi};
+use stream_model::{ProjectId, Secret};
+use stream_target::keboola::{Custody, Options, StorageApi};
 use stream_tests_storage_api::{Fault, StorageApi as Double, Tokens};
 
 use super::world::{Base, Client, PATIENCE};
-use crate::Api;
 use crate::token::AdminToken;
+use crate::{Api, Projects};
 
 const SOURCES: &str = "/v1/branches/default/sources";
 const VERIFY: &str = "tokens/verify";
+
+/// Base64 of 32 bytes.
+const KEY: &str = "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=";
+
+/// What an API is told of a Storage API.
+pub(super) fn projects(double: &Double) -> Projects {
+    let address = double.url().parse().expect("a URL");
+    let storage_api = StorageApi::new(address, Options::default());
+    Projects {
+        storage_api: storage_api.expect("no encryption"),
+        custody: Custody::new(&Secret::new(KEY.to_owned())).expect("a key"),
+    }
+}
 
 /// An API for projects 12 and 13.
 pub(super) struct World {
@@ -26,8 +39,7 @@ impl World {
     pub(super) async fn start() -> Self {
         let (base, double) = (Base::start().await, Double::start().await);
         let (tokens, others) = (double.add_project(12), double.add_project(13));
-        let storage_api = StorageApi::new(double.url().parse().expect("a URL"), Options::default());
-        let api = base.api_with(storage_api.ok()).await;
+        let api = base.api_with(Some(projects(&double))).await;
         let client = Client {
             address: api.local_addr(),
             token: Some(tokens.admin.clone()),

@@ -21,7 +21,6 @@ use stream_model::time::ManualClock;
 use stream_model::{Clock, FileId, Timestamp};
 use stream_node::{Helpers, Listener, OnError, Readiness, Shutdown, StillRunning, Tasks};
 use stream_state::{Lease, Mirror, NodeRegistration, Store};
-use stream_target::keboola::StorageApi;
 use stream_target::sqlite::SqliteTarget;
 use stream_target::{ImportFile, Imported, Removal, RowStream, Target, TargetError, Targets};
 use tempfile::TempDir;
@@ -30,7 +29,7 @@ use tokio::sync::{Semaphore, watch};
 
 use super::described;
 use crate::token::{AdminToken, ensure_admin_token};
-use crate::{Api, Config, Deps, RecordLimits};
+use crate::{Api, Config, Deps, Projects, RecordLimits};
 
 /// More than any test takes.
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
@@ -122,7 +121,11 @@ impl Base {
     }
 
     /// An API that knows a Storage API.
-    pub(super) async fn api_with(&self, storage_api: Option<StorageApi>) -> Api {
+    pub(super) async fn api_with(&self, projects: Option<Projects>) -> Api {
+        let mut targets = Targets::new().with(self.target.clone());
+        if projects.is_some() {
+            targets = targets.with_waiting(TableKind::Keboola);
+        }
         let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
         let listener = Listener::bind(any_port, "the API", "api.listen")
             .await
@@ -137,8 +140,8 @@ impl Base {
             lease: self.lease.clone(),
             node: "api-1".parse().expect("a node id"),
             mirror: self.mirror.clone(),
-            targets: Targets::new().with(self.target.clone()),
-            storage_api,
+            targets,
+            projects,
             defaults: Defaults::default(),
             source_public_url: "https://in.example.com".to_owned(),
             helpers: evaluators(),

@@ -224,7 +224,7 @@ pub const SPECS: &[Spec] = &[
         key: "storage.level.local.volume.assignment.preferredTypes",
         kind: Kind::StringList,
         description: "Types of volumes, the most preferred first.",
-        validation: "",
+        validation: "one type at least",
         protected: true,
         get: |levels| levels.local.assignment.preferred_types.clone().into(),
         set: protected,

@@ -76,6 +76,19 @@ fn one_file_of_a_sink_has_its_turn_the_oldest_first() {
 }
 
 #[test]
+fn files_that_nothing_imports_stay_in_staging() {
+    let mut scene = scene("raw");
+    upload(&mut scene, &[1, 2, 3, 4]);
+    let decided = || decision(&scene, at(21));
+    assert_eq!(begun(&decided().without(|_| false)).len(), 2);
+    assert!(begun(&decided().without(|_| true)).is_empty());
+    scene.apply(1, Event::Import { at: at(21) });
+    let decided = || decision(&scene, at(22));
+    assert!(turn(&decided().without(|_| false)).is_some());
+    assert_eq!(turn(&decided().without(|_| true)), None);
+}
+
+#[test]
 fn with_a_primary_key_a_later_file_never_passes_an_earlier_one() {
     for (sink, passes) in [("raw", true), ("raw-keyed", false)] {
         let mut scene = scene(sink);

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use stream_model::Timestamp;
+use stream_model::definition::TableKind;
 use stream_model::file::{File, State};
 use stream_model::slice::Slice;
 use stream_state::Versioned;
@@ -77,6 +78,18 @@ pub(crate) struct Decision {
 }
 
 impl Decision {
+    /// Without the files of kinds of tables that `waits` names: nothing imports them, and their rows stay in staging. A file
+    /// without rows needs nobody.
+    pub(crate) fn without(mut self, waits: impl Fn(TableKind) -> bool) -> Self {
+        let possible = |whole: &Whole| {
+            let kind = whole.file.value.table.kind;
+            !waits(kind) || whole.staged().is_empty()
+        };
+        self.begin.retain(possible);
+        self.import = self.import.filter(possible);
+        self
+    }
+
     fn look_again(&mut self, at: Timestamp) {
         self.later = Some(self.later.map_or(at, |later| later.min(at)));
     }

@@ -33,5 +33,5 @@ pub use custody::{Custody, CustodyError, InvalidKey};
 pub use error::{Refusal, StorageApiError};
 pub use identity::{Holder, Identity};
 pub use project::{Bucket, NewFile, NewToken, Project, ProjectTable};
-pub use table_id::{InvalidTableId, TableId, validate};
+pub use table_id::{InvalidTableId, TableId, check_fit, validate};
 pub use tls::NoAuthorities;

@@ -1,10 +1,12 @@
 //! Names of tables in a project: `in.c-shop.orders`.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
 use stream_model::definition::Table;
 
+use super::project::ProjectTable;
 use crate::TargetError;
 
 /// The longest name of a bucket or table.
@@ -99,6 +101,45 @@ pub fn validate(table: &Table) -> Result<TableId, TargetError> {
     }
 }
 
+/// Checks that a table that is there can take the rows: an import names all its columns and no others.
+///
+/// # Errors
+/// `Invalid`, with the columns that are in the way.
+pub fn check_fit(table: &Table, found: &ProjectTable) -> Result<(), TargetError> {
+    let refuse = |reason: String| TargetError::InvalidTable {
+        table: table.table_id.clone(),
+        reason,
+    };
+    let columns = table.mapping.columns.iter();
+    let wanted: BTreeSet<&str> = columns.map(|column| column.name.as_str()).collect();
+    let has: BTreeSet<&str> = found.columns.iter().map(String::as_str).collect();
+    let listed = |names: &mut dyn Iterator<Item = &&str>| {
+        let names: Vec<String> = names.map(|name| format!("{name:?}")).collect();
+        names.join(", ")
+    };
+    let missing = listed(&mut wanted.difference(&has));
+    let extra = listed(&mut has.difference(&wanted));
+    if !missing.is_empty() {
+        return Err(refuse(format!(
+            "the table exists and has no column {missing}; add it in the project, or use another table"
+        )));
+    }
+    if !extra.is_empty() {
+        return Err(refuse(format!(
+            "the table exists and has column {extra}, which the mapping does not have; add it to the mapping, or use another table"
+        )));
+    }
+    let wanted: BTreeSet<&str> = table.mapping.primary_key().collect();
+    let has: BTreeSet<&str> = found.primary_key.iter().map(String::as_str).collect();
+    if wanted != has {
+        let (wanted, has) = (listed(&mut wanted.iter()), listed(&mut has.iter()));
+        return Err(refuse(format!(
+            "the table exists with the primary key [{has}], the mapping has [{wanted}]; make them the same, or use another table"
+        )));
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -114,6 +155,32 @@ mod tests {
         );
         let old: TableId = "out.main.t".parse().expect("a name");
         assert_eq!(old.new_bucket(), None, "cannot be made");
+    }
+
+    #[test]
+    fn a_table_fits_when_it_has_the_same_columns_and_key() {
+        let wanted = crate::conformance::table("in.c-a.b", &["id", "body"]);
+        let refusal = |columns: &[&str], key: &[&str]| {
+            let texts = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+            let found = ProjectTable {
+                columns: texts(columns),
+                primary_key: texts(key),
+                rows_count: None,
+            };
+            check_fit(&wanted, &found)
+                .err()
+                .map(|error| error.to_string())
+        };
+        assert_eq!(refusal(&["body", "id"], &[]), None, "in any order");
+        for (columns, key, part) in [
+            (&["id"][..], &[][..], "no column \"body\""),
+            (&["id", "body", "at"], &[], "has column \"at\""),
+            (&["id", "body"], &["id"], "primary key [\"id\"]"),
+            (&["id", "Body"], &[], "no column \"body\""),
+        ] {
+            let refusal = refusal(columns, key).unwrap_or_default();
+            assert!(refusal.contains(part), "{refusal}");
+        }
     }
 
     #[test]

@@ -138,7 +138,7 @@ async fn buckets_tables_tokens_and_files_are_made_found_and_removed() {
     assert!(file.access.expose().contains("key-of-file"));
     assert_eq!(project.files_tagged("mark-1").await, Ok(vec![file.id]));
     for _ in 0..2 {
-        scoped.remove_file(file.id).await.expect("gone");
+        project.remove_file(file.id).await.expect("gone");
         project.remove_token(&token.id).await.expect("gone");
         project.remove_table(&table).await.expect("gone");
         project.remove_bucket(&table).await.expect("gone");

@@ -1,0 +1,87 @@
+//! Settles changes of destinations whose task did not: its process died, or the Storage API was away.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use stream_model::SinkKey;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use super::Destinations;
+use crate::context::Context;
+use crate::error::ApiError;
+use crate::task::Entity;
+
+/// The pause between two looks.
+const PERIOD: Duration = Duration::from_secs(10);
+
+/// Looks for such changes until the stop.
+pub(crate) async fn settle_leftovers(context: Arc<Context>, stop: CancellationToken) {
+    let Some(destinations) = &context.destinations else {
+        return;
+    };
+    // Those that were reported.
+    let mut failing: BTreeSet<Option<SinkKey>> = BTreeSet::new();
+    loop {
+        let found = context.store.provisionings().await;
+        let found = found.map(|it| it.into_iter().map(|(sink, _)| sink).collect::<Vec<_>>());
+        let mut failed = BTreeSet::new();
+        match found {
+            Ok(sinks) => {
+                for sink in sinks {
+                    let settled = settle(&context, destinations, &sink);
+                    let outcome = tokio::select! {
+                        biased;
+                        () = stop.cancelled() => return,
+                        outcome = settled => outcome,
+                    };
+                    if let Err(error) = outcome {
+                        report(&failing, Some(&sink), &error);
+                        failed.insert(Some(sink));
+                    }
+                }
+            }
+            Err(error) => {
+                report(&failing, None, &error.into());
+                failed.insert(None);
+            }
+        }
+        failing = failed;
+        if tokio::time::timeout(PERIOD, stop.cancelled()).await.is_ok() {
+            return;
+        }
+    }
+}
+
+/// Settles the change of a sink that nobody works on.
+async fn settle(
+    context: &Context,
+    destinations: &Destinations,
+    sink: &SinkKey,
+) -> Result<(), ApiError> {
+    // Tasks of a source change its sinks too.
+    let parent = Entity::Source(sink.source.clone());
+    let Some(_parent) = context.runner.reserve(&parent).await? else {
+        debug!(%sink, "a task is at work on the source");
+        return Ok(());
+    };
+    let own = Entity::Sink(sink.clone());
+    let Some(own) = context.runner.reserve(&own).await? else {
+        debug!(%sink, "a task is at work on the sink");
+        return Ok(());
+    };
+    let state = own.guard(&context.store);
+    destinations.settle(&state, sink, None).await
+}
+
+/// Logs a failure when it is news.
+fn report(known: &BTreeSet<Option<SinkKey>>, sink: Option<&SinkKey>, error: &ApiError) {
+    let sink = sink.cloned();
+    if known.contains(&sink) {
+        debug!(%error, "still cannot settle what a sink has in its project");
+        return;
+    }
+    let sink = sink.map_or_else(|| "any".to_owned(), |sink| sink.to_string());
+    warn!(sink, %error, "cannot settle what a sink has in its project, will go on trying");
+}
