@@ -850,6 +850,24 @@ async fn a_flipped_bit_costs_one_entry_and_is_reported() {
     volume.stop().await;
 }
 
+/// What was a volume of ours has rows that are known by its identity: a damaged one is not taken for somebody else's name.
+#[tokio::test]
+async fn a_damaged_identity_is_no_name_of_another_service() {
+    let fixture = Fixture::new();
+    let (volume, _) = fixture.open();
+    volume.abandon().await;
+    drop(volume);
+    let dir = fixture.dir.path();
+    std::fs::remove_dir_all(dir.join("journal")).expect("removed");
+    std::fs::write(dir.join("volume-id"), "my-volume").expect("written");
+    let refused = Volume::open(fixture.options()).map(drop);
+    assert!(
+        matches!(refused, Err(OpenError::Identity { .. })),
+        "{refused:?}"
+    );
+    assert!(!dir.join("volume-id.former").exists());
+}
+
 /// A directory of another service is taken over as long as nothing of ours was in it.
 #[tokio::test]
 async fn an_empty_volume_of_another_service_gets_an_identity_of_its_own() {
