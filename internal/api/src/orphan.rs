@@ -3,7 +3,8 @@
 //! A task is worked on by the process that accepted it. When that process dies, the record would say `processing` for
 //! ever. Every API process looks for such tasks as long as it lives, so that it does not matter which of them comes back:
 //!
-//! * a task of the same node that is older than this process was its predecessor's;
+//! * a task of the same node that is older than this process was its predecessor's; it is interrupted once the registration of
+//!   the node is not that of the predecessor any more, which in a rolling restart may still be at work;
 //! * a task of another node is interrupted when no API process is registered there: registrations die with their process. One that
 //!   was only cut off from the state for so long has lost the lock of the task as well, so it changes nothing any more;
 //! * no task runs longer than its limit, whatever is registered.
@@ -24,7 +25,7 @@ use crate::task::TASK_LIMIT;
 /// The name under which API processes register.
 const COMPONENT: &str = "api";
 /// The pause between two looks.
-const PERIOD: Duration = Duration::from_secs(10);
+const PERIOD: Duration = Duration::from_secs(2);
 /// A task that is older than this was interrupted. The time on top of its limit is for a queue and for storing the outcome.
 const CERTAINLY_OVER: Duration = TASK_LIMIT.saturating_mul(3);
 /// A process may take requests for so long before its registration is there.
@@ -104,7 +105,13 @@ fn is_interrupted(task: &Task, own: &Own, live: &[(NodeId, Timestamp)], now: Tim
         return true;
     }
     match &task.node {
-        Some(node) if *node == own.node => task.created_at < own.started_at,
+        Some(node) if *node == own.node => {
+            // In a rolling restart the process before this one may still be at work.
+            let is_its = |(other, started): &(NodeId, Timestamp)| {
+                other == node && *started <= task.created_at
+            };
+            task.created_at < own.started_at && !live.iter().any(is_its)
+        }
         Some(node) => age > UNREGISTERED && live.iter().all(|(other, _)| other != node),
         None => {
             let is_old = |started: &Timestamp| *started > task.created_at;
@@ -173,10 +180,14 @@ mod tests {
 
     #[test]
     fn a_task_of_this_node_is_interrupted_when_it_is_older_than_this_process() {
-        for registered in [&[][..], &[("own", 100)], &[("own", 501)]] {
+        for registered in [&[][..], &[("own", 501)]] {
             assert!(judged(&task(Some("own"), 499), registered));
             assert!(!judged(&task(Some("own"), 500), registered));
         }
+        assert!(
+            !judged(&task(Some("own"), 499), &[("own", 100)]),
+            "the process before is still there and may be at it"
+        );
     }
 
     #[test]

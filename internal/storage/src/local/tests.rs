@@ -707,6 +707,16 @@ async fn a_slice_file_that_lost_its_end_keeps_its_whole_frames_and_counts_them()
             Ok(Answer::Committed)
         );
     }
+    // What the next opening expects of the file is what a checkpoint says of it.
+    let dir = fixture.dir.path().join("checkpoint");
+    while !super::checkpoint::read_all(&OsDisk, &dir, volume.id())
+        .expect("readable")
+        .iter()
+        .flatten()
+        .any(|checkpoint| checkpoint.slices.iter().any(|slice| slice.len > 100_000))
+    {
+        tokio::task::yield_now().await;
+    }
     volume.abandon().await;
     let file = volume.slice_path(slice(1));
     let len = std::fs::metadata(&file)
