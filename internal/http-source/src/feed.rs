@@ -7,6 +7,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use stream_encoding::CompiledMapping;
+use stream_model::definition::Mapping;
 use stream_model::definition::source::SourceKind;
 use stream_model::file::File;
 use stream_model::idempotency::Assigned;
@@ -230,7 +231,8 @@ impl Feed {
             let Some(file) = &sink.file else {
                 return State::NoSlice;
             };
-            let Some(sink) = plan_sink(key, &sink.sink, &file.value, previous) else {
+            let (version, columns) = (file.value.mapping_version, &file.value.table.mapping);
+            let Some(sink) = plan_sink(key, &sink.sink, version, columns, previous) else {
                 return State::Broken;
             };
             planned.push(sink);
@@ -333,31 +335,31 @@ fn sink_draft((id, node): (&SinkId, &SinkNode)) -> Option<SinkDraft> {
     })
 }
 
-/// The sink with its compiled mapping; the one of `previous` when the version is the same.
+/// The sink with its compiled mapping; the one of `previous` when the version is the same, and the columns: after a purge versions
+/// begin anew.
 fn plan_sink(
     source: &SourceKey,
     sink: &SinkId,
-    file: &File,
+    version: u64,
+    columns: &Mapping,
     previous: Option<&Arc<Plan>>,
 ) -> Option<PlannedSink> {
     let known = previous.into_iter().flat_map(|plan| &plan.sinks);
     let mut known = known.filter(|known| {
-        known.sink == *sink
-            && known.mapping_version == file.mapping_version
-            && *known.columns == file.table.mapping
+        known.sink == *sink && known.mapping_version == version && *known.columns == *columns
     });
     if let Some(known) = known.next() {
         return Some(known.clone());
     }
-    match CompiledMapping::compile(&file.table.mapping) {
+    match CompiledMapping::compile(columns) {
         Ok(mapping) => Some(PlannedSink {
             sink: sink.clone(),
-            mapping_version: file.mapping_version,
+            mapping_version: version,
             mapping: Arc::new(mapping),
-            columns: Arc::new(file.table.mapping.clone()),
+            columns: Arc::new(columns.clone()),
         }),
         Err(reason) => {
-            error!(%source, %sink, version = file.mapping_version, %reason, "cannot use the mapping of a sink");
+            error!(%source, %sink, version, %reason, "cannot use the mapping of a sink");
             None
         }
     }
@@ -404,4 +406,38 @@ fn target(slices: &[Arc<Versioned<Slice>>], volume: VolumeId) -> Option<Target> 
         compression: slice.value.compression,
         durability: slice.value.durability,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{body_sink, path_sink, source};
+
+    /// The sink as it is planned when there was another one before.
+    fn planned(wanted: &PlannedSink, before: &PlannedSink) -> PlannedSink {
+        let previous = Arc::new(Plan::new(vec![before.clone()]));
+        let (sink, version) = (&wanted.sink, wanted.mapping_version);
+        let planned = plan_sink(&source(), sink, version, &wanted.columns, Some(&previous));
+        planned.expect("the columns can be used")
+    }
+
+    #[test]
+    fn a_mapping_is_used_again_only_for_the_same_sink_version_and_columns() {
+        let before = path_sink("a", 1, "x");
+        let same = planned(&path_sink("a", 1, "x"), &before);
+        assert!(Arc::ptr_eq(&same.mapping, &before.mapping));
+        for wanted in [
+            path_sink("b", 1, "x"),
+            path_sink("a", 2, "x"),
+            path_sink("a", 1, "y"),
+            body_sink("a", 1),
+        ] {
+            let planned = planned(&wanted, &before);
+            assert!(!Arc::ptr_eq(&planned.mapping, &before.mapping));
+            assert_eq!(
+                (planned.sink, planned.mapping_version, planned.columns),
+                (wanted.sink, wanted.mapping_version, wanted.columns)
+            );
+        }
+    }
 }

@@ -190,3 +190,30 @@ pub(crate) trait Directory: Send + Sync {
     /// The newest revision that this process has heard of. The answers follow it within a moment.
     fn heard(&self) -> i64;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{body_sink, path_sink};
+
+    #[test]
+    fn rows_are_the_same_when_sinks_versions_and_columns_are() {
+        let own = || Plan::new(vec![body_sink("a", 1), path_sink("b", 2, "x")]);
+        assert!(own().makes_same_rows_as(&own()));
+        let others = [
+            vec![],
+            vec![body_sink("a", 1)],
+            vec![body_sink("a", 1), path_sink("b", 2, "x"), body_sink("c", 1)],
+            vec![body_sink("other", 1), path_sink("b", 2, "x")],
+            vec![body_sink("a", 2), path_sink("b", 2, "x")],
+            // After a purge another sink has the name, and its versions begin anew.
+            vec![path_sink("a", 1, "x"), path_sink("b", 2, "x")],
+            vec![body_sink("a", 1), path_sink("b", 2, "y")],
+        ];
+        for sinks in others {
+            let other = Plan::new(sinks);
+            assert!(!own().makes_same_rows_as(&other), "{other:?}");
+            assert!(!other.makes_same_rows_as(&own()), "{other:?}");
+        }
+    }
+}
