@@ -77,13 +77,13 @@ impl World {
     /// Plays a case. Returns what is wrong with the answers.
     async fn play(&mut self, case: &Case) -> Option<String> {
         let fill = self.fill();
-        let mut wire = self.connect().await;
+        let mut wire = self.connect().await.trying(case.name);
         wire.write(&cases::bytes(&fill(case.text))).await;
         let records = case.records.iter().map(|record| fill(record));
         records.for_each(|record| self.expect(record));
         let statuses = match case.end {
             End::Open => wire.statuses(case.statuses.len()).await,
-            End::Closed => wire.rest().await,
+            End::Closed => wire.rest_after(case.statuses.len()).await,
             End::Foreign => {
                 wire.closed().await;
                 return None;

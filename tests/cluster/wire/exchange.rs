@@ -1,14 +1,21 @@
 //! A connection on which anything can be said, and answers are read as they are.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
-use stream_tests::client::PATIENCE;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+/// A server that has all that it needs answers within milliseconds.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// A request behind which the server closes the connection.
+const LAST: &[u8] = b"GET /health-check HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+
 /// A connection.
 pub struct Wire {
+    /// What is tried on it: named when nothing comes.
+    what: &'static str,
     stream: TcpStream,
     /// What was read and is not yet an answer.
     read: Vec<u8>,
@@ -36,15 +43,23 @@ impl Wire {
     pub async fn connect(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).await.expect("it listens");
         stream.set_nodelay(true).expect("a socket");
-        let read = Vec::new();
-        Self { stream, read }
+        Self {
+            what: "a connection",
+            stream,
+            read: Vec::new(),
+        }
+    }
+
+    /// The same, for a case of that name.
+    pub fn trying(mut self, what: &'static str) -> Self {
+        self.what = what;
+        self
     }
 
     /// Says something. A server that no longer listens is an end like any other.
     pub async fn write(&mut self, bytes: &[u8]) {
-        let _ = timeout(PATIENCE, self.stream.write_all(bytes))
-            .await
-            .expect("it listens or closes");
+        let written = timeout(PATIENCE, self.stream.write_all(bytes)).await;
+        assert!(written.is_ok(), "{}: nobody listens", self.what);
     }
 
     /// Says something for as long as the server listens and does not answer.
@@ -78,7 +93,7 @@ impl Wire {
             }
         };
         let ended = timeout(PATIENCE, all).await;
-        assert!(ended.is_ok(), "no answer after {answers:?}");
+        assert!(ended.is_ok(), "{}: no answer after {answers:?}", self.what);
         answers
     }
 
@@ -102,15 +117,26 @@ impl Wire {
             }
         };
         let closed = timeout(PATIENCE, all).await;
-        assert!(closed.is_ok(), "it does not close after {statuses:?}");
-        assert_eq!(self.text(), "", "half an answer after {statuses:?}");
+        let what = self.what;
+        assert!(closed.is_ok(), "{what}: still open after {statuses:?}");
+        assert_eq!(self.text(), "", "{what}: half an answer after {statuses:?}");
+        statuses
+    }
+
+    /// The same where so many answers and the end are expected. A server that does not close is asked for one more answer: so what it
+    /// should not have said, and that it goes on, is known without waiting for an end that does not come.
+    pub async fn rest_after(&mut self, expected: usize) -> Vec<u16> {
+        let mut statuses = self.statuses(expected).await;
+        self.write(LAST).await;
+        statuses.extend(self.rest().await);
         statuses
     }
 
     /// Waits for the end of the connection, whatever is said until then.
     pub async fn closed(&mut self) {
         let all = async { while self.more().await {} };
-        timeout(PATIENCE, all).await.expect("it closes");
+        let closed = timeout(PATIENCE, all).await;
+        assert!(closed.is_ok(), "{}: still open", self.what);
     }
 
     fn text(&self) -> String {
