@@ -1,6 +1,7 @@
 //! More than there is room for: rates, shares, refusals that cost little, clients that leave, and what is told about it.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
@@ -21,7 +22,7 @@ use crate::testing::{ModelDirectory, ModelVolume};
 const NDJSON: (&str, &str) = ("content-type", "application/x-ndjson");
 const NEIGHBOUR: &str = "/stream/1/neighbour/secret";
 /// Longer than any test waits for anything.
-const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 impl Server {
     fn entry(&self, source: &str) -> Arc<Entry> {
@@ -318,6 +319,53 @@ async fn a_long_refused_body_is_not_read() {
             .expect("closed in order");
         assert!(answer.starts_with("HTTP/1.1 4"), "{answer}");
         assert!(answer.contains("connection: close\r\n"), "{answer}");
+    }
+}
+
+/// Sends it, and reads to the end of the connection. How long that took by the clock of the test.
+async fn answer_and_end(server: &Server, request: &str) -> (String, Duration) {
+    let mut stream = TcpStream::connect(server.address).await.expect("served");
+    let begun = tokio::time::Instant::now();
+    stream.write_all(request.as_bytes()).await.expect("taken");
+    let mut answer = String::new();
+    let read = stream.read_to_string(&mut answer);
+    let read = tokio::time::timeout(TIMEOUT, read).await;
+    read.expect("it is closed").expect("closed in order");
+    (answer, begun.elapsed())
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_long_for_a_refused_body() {
+    let server = Server::start(vec![body_sink("a", 1)]).await;
+    let (at_once, a_moment) = (Duration::from_millis(500), Duration::from_secs(5));
+    // Of one that is too long to be read none is; a short one may be on its way.
+    for (length, most) in [(100_000, at_once), (1_000, a_moment)] {
+        let request = head("/stream/1/orders/wrong", length, "");
+        let (answer, took) = answer_and_end(&server, &request).await;
+        assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
+        assert!(answer.contains("connection: close\r\n"), "{answer}");
+        assert!(took <= most, "{length} bytes are waited for: {took:?}");
+    }
+}
+
+/// It is known to be too long only when much of it was read.
+#[tokio::test]
+async fn a_long_refused_body_in_chunks_is_read_in_part() {
+    let server = Server::start(vec![body_sink("a", 1)]).await;
+    for (chunks, is_read) in [(3, true), (9, false)] {
+        let path = "/stream/1/orders/wrong";
+        let mut text =
+            format!("POST {path} HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n");
+        let chunk = format!("4000\r\n{}\r\n", "1".repeat(0x4000));
+        text.push_str(&chunk.repeat(chunks));
+        text.push_str("0\r\n\r\n");
+        let mut stream = TcpStream::connect(server.address).await.expect("served");
+        // It may be closed before all of it is taken.
+        let _ = stream.write_all(text.as_bytes()).await;
+        let answer = read_answer(&mut stream).await;
+        assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
+        let is_closed = answer.contains("connection: close\r\n");
+        assert_eq!(is_closed, !is_read, "{chunks} chunks: {answer}");
     }
 }
 
