@@ -14,10 +14,10 @@ use stream_model::statistics::{Crossed, Figures, VolumeFigures};
 use stream_model::trigger::Reason;
 use stream_state::audit::{self, Entry, Snapshot};
 use stream_state::{
-    NodeRegistration, Opening, Outputs, Registration, StateError, Store, Task, TaskStatus,
-    Versioned,
+    NodeRegistration, Opening, Outputs, StateError, Store, Task, TaskStatus, Versioned,
 };
 
+use crate::setup::*;
 use crate::support::*;
 
 mod sequences;
@@ -339,14 +339,8 @@ async fn build_surroundings(store: &Store) {
         .grant_lease(Duration::from_secs(60))
         .await
         .expect("granted");
-    let registration = Registration {
-        node: node("n"),
-        kind: "default".to_owned(),
-        label: "local".to_owned(),
-        incarnation: 1,
-    };
     store
-        .register_volume(&lease, volume(1), registration)
+        .register_volume(&lease, volume(1), registration("n", 1))
         .await
         .expect("registered");
     let figures = VolumeFigures {

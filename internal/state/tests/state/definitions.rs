@@ -5,6 +5,7 @@ use stream_model::file::State;
 use stream_model::{ErrorKind, slice};
 use stream_state::{Opening, StateError, Store};
 
+use crate::setup::*;
 use crate::support::*;
 
 fn named(mut source: Source, name: &str) -> Source {
@@ -319,11 +320,11 @@ async fn an_opening_that_does_not_fit_creates_nothing() {
         let store = &fixture.store;
         let open = open(store).await;
         let key = sink_key("orders", "second");
-        let good_file = file(&key, file_id(2), &[volume(1)]);
+        let (file, slices) = unstored(&key, 2);
         let good = Opening {
             assignment: None,
-            slices: vec![slice(&good_file, slice_id(2), volume(1))],
-            file: good_file,
+            file,
+            slices,
         };
         let mut foreign = good.clone();
         foreign.file.sink = open.sink.value.key.clone();
@@ -366,24 +367,10 @@ async fn an_opening_that_does_not_fit_creates_nothing() {
 async fn a_recreated_sink_opens_its_file_under_the_next_version() {
     on_every_server(async |fixture| {
         let store = &fixture.store;
-        store
-            .create_source(source("orders"))
-            .await
-            .expect("created");
-        let key = sink_key("orders", "raw");
-        store
-            .create_sink(sink("orders", "raw"), None)
-            .await
-            .expect("created");
+        let key = unopened(store, ["raw"]).await[0].value.key.clone();
         store.delete_sink(&key, switch()).await.expect("deleted");
-        let file = file(&key, file_id(1), &[volume(1)]);
-        let opening = Opening {
-            assignment: Some(vec![volume(1)]),
-            slices: vec![slice(&file, slice_id(1), volume(1))],
-            file,
-        };
         let sink = store
-            .create_sink(sink("orders", "raw"), Some(opening))
+            .create_sink(sink("orders", "raw"), Some(opening(&key)))
             .await
             .expect("created");
         assert_eq!(sink.value.version.number, 2);

@@ -2,42 +2,19 @@
 
 use stream_model::retry::Retry;
 use stream_model::slice::{Slice, State};
-use stream_model::statistics::{Crossed, Figures};
+use stream_model::statistics::Crossed;
 use stream_model::trigger::Reason;
 use stream_model::{ErrorKind, file as model_file};
 use stream_state::{Mirror, StateError, Store, Versioned};
 
+use crate::setup::*;
 use crate::support::*;
-
-fn crossed(slice: &Slice) -> Crossed {
-    Crossed {
-        sink: slice.sink.clone(),
-        slice: slice.id,
-        volume: slice.volume,
-        reason: Reason::Count,
-        figures: Figures::default(),
-        at: at(3),
-    }
-}
 
 /// Rotates slice 1 to slice 2 and seals it with that many rows.
 async fn sealed(store: &Store, open: &Open, rows: u64) -> Versioned<Slice> {
-    let successor = slice(&open.file.value, slice_id(2), volume(1));
-    let rotation = store
-        .rotate_slice(
-            &open.file,
-            &open.slice,
-            closing(Some(slice_id(2))),
-            successor,
-        )
-        .await
-        .expect("rotated");
+    let closed = rotated(store, open).await.closed;
     store
-        .seal_slice(
-            &rotation.closed,
-            seal(rows, open.incarnation),
-            open.incarnation,
-        )
+        .seal_slice(&closed, seal(rows, open.incarnation), open.incarnation)
         .await
         .expect("sealed")
 }
@@ -47,8 +24,7 @@ async fn a_second_writing_file_is_impossible() {
     on_every_server(async |fixture| {
         let store = &fixture.store;
         let open = open(store).await;
-        let second = file(&open.sink.value.key, file_id(2), &[volume(1)]);
-        let slices = vec![slice(&second, slice_id(2), volume(1))];
+        let (second, slices) = unstored(&open.sink.value.key, 2);
         let error = store
             .open_file(&open.sink, None, second, slices)
             .await
@@ -66,17 +42,9 @@ async fn a_second_writing_file_is_impossible() {
 async fn of_many_concurrent_openings_one_wins() {
     on_every_server(async |fixture| {
         let store = &fixture.store;
-        store
-            .create_source(source("orders"))
-            .await
-            .expect("created");
-        let sink = store
-            .create_sink(sink("orders", "raw"), None)
-            .await
-            .expect("created");
+        let [sink] = unopened(store, ["raw"]).await;
         let try_open = |n: u8| {
-            let file = file(&sink.value.key, file_id(n), &[volume(1)]);
-            let slices = vec![slice(&file, slice_id(n), volume(1))];
+            let (file, slices) = unstored(&sink.value.key, n);
             store.open_file(&sink, None, file, slices)
         };
         let (a, b, c) = tokio::join!(try_open(1), try_open(2), try_open(3));
@@ -90,14 +58,7 @@ async fn of_many_concurrent_openings_one_wins() {
 async fn opening_needs_the_newest_sink() {
     on_every_server(async |fixture| {
         let store = &fixture.store;
-        store
-            .create_source(source("orders"))
-            .await
-            .expect("created");
-        let stale = store
-            .create_sink(sink("orders", "raw"), None)
-            .await
-            .expect("created");
+        let [stale] = unopened(store, ["raw"]).await;
         let new = store
             .update_sink(&stale.value.key, |mut sink| {
                 sink.version = version(2);
@@ -106,9 +67,9 @@ async fn opening_needs_the_newest_sink() {
             .await
             .expect("updated");
         let opened = |mapping_version| {
-            let mut file = file(&stale.value.key, file_id(1), &[volume(1)]);
+            let (mut file, mut slices) = unstored(&stale.value.key, 1);
             file.mapping_version = mapping_version;
-            let slices = vec![slice(&file, slice_id(1), volume(1))];
+            slices[0].mapping_version = mapping_version;
             (file, slices)
         };
         let (file, slices) = opened(1);
@@ -136,16 +97,7 @@ async fn rotation_closes_opens_and_clears_the_crossed_limit_at_once() {
                 .await
                 .expect("noted")
         );
-        let successor = slice(&open.file.value, slice_id(2), volume(1));
-        let rotation = store
-            .rotate_slice(
-                &open.file,
-                &open.slice,
-                closing(Some(slice_id(2))),
-                successor,
-            )
-            .await
-            .expect("rotated");
+        let rotation = rotated(store, &open).await;
         assert_eq!(rotation.closed.revision, rotation.successor.revision);
         let key = &open.sink.value.key;
         assert_eq!(read_slice(store, key, slice_id(1)).await, rotation.closed);
@@ -348,19 +300,7 @@ async fn closing_a_file_closes_its_slices_and_opens_the_next() {
             .put_crossed(crossed(&open.slice.value))
             .await
             .expect("noted");
-        let next = file(key, file_id(2), &[volume(1)]);
-        let next_slice = slice(&next, slice_id(2), volume(1));
-        let closings = vec![(open.slice.clone(), closing(Some(slice_id(2))))];
-        let closed = store
-            .close_file(
-                &open.file,
-                at(5),
-                Reason::Interval,
-                closings,
-                Some((next, vec![next_slice])),
-            )
-            .await
-            .expect("closed");
+        let closed = followed(store, &open, 2).await;
         let (mirror, _task) = stream_state::Mirror::start(store).await.expect("listed");
         mirror.read(|topology| {
             let node = topology.sink(key).expect("is there");
@@ -392,8 +332,7 @@ async fn without_a_next_file_the_sink_can_be_opened_again_later() {
             .await
             .expect("closed");
         assert!(closed.next.is_none());
-        let again = file(&open.sink.value.key, file_id(2), &[volume(1)]);
-        let slices = vec![slice(&again, slice_id(2), volume(1))];
+        let (again, slices) = unstored(&open.sink.value.key, 2);
         store
             .open_file(&open.sink, None, again, slices)
             .await
@@ -438,9 +377,9 @@ async fn the_next_file_needs_the_newest_version_of_an_enabled_sink() {
             .await
             .expect("updated");
         let close = |mapping_version| {
-            let mut next = file(key, file_id(2), &[volume(1)]);
+            let (mut next, mut slices) = unstored(key, 2);
             next.mapping_version = mapping_version;
-            let slices = vec![slice(&next, slice_id(2), volume(1))];
+            slices[0].mapping_version = mapping_version;
             let closings = vec![(open.slice.clone(), closing(Some(slice_id(2))))];
             store.close_file(
                 &open.file,
@@ -466,14 +405,7 @@ async fn the_next_file_needs_the_newest_version_of_an_enabled_sink() {
 async fn a_file_with_more_slices_than_a_transaction_holds_is_closed_in_several() {
     on_every_server(async |fixture| {
         let store = &fixture.store;
-        store
-            .create_source(source("orders"))
-            .await
-            .expect("created");
-        let sink = store
-            .create_sink(sink("orders", "raw"), None)
-            .await
-            .expect("created");
+        let [sink] = unopened(store, ["raw"]).await;
         let volumes: Vec<_> = (0..100).map(volume).collect();
         let opened = |id: u8| {
             let file = file(&sink.value.key, file_id(id), &volumes);
@@ -566,24 +498,12 @@ async fn a_late_slice_moves_to_the_next_file() {
         let store = &fixture.store;
         let open = open(store).await;
         let key = &open.sink.value.key;
-        let next = file(key, file_id(2), &[volume(1)]);
-        let next_slice = slice(&next, slice_id(2), volume(1));
         let early = store
             .move_slice(&open.slice, &open.file, &open.file)
             .await
             .expect_err("is writing");
         assert_eq!(early.kind(), ErrorKind::Invalid);
-        let closings = vec![(open.slice.clone(), closing(Some(slice_id(2))))];
-        let closed = store
-            .close_file(
-                &open.file,
-                at(5),
-                Reason::Interval,
-                closings,
-                Some((next, vec![next_slice])),
-            )
-            .await
-            .expect("closed");
+        let closed = followed(store, &open, 2).await;
         let late = read_slice(store, key, slice_id(1)).await;
         let to = closed.next.expect("is open");
         let moved = store

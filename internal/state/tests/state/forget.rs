@@ -2,8 +2,9 @@
 
 use stream_model::slice::State;
 use stream_model::{ErrorKind, SliceId};
-use stream_state::{Opening, Registration, StateError, Store, audit};
+use stream_state::{Opening, StateError, Store, audit};
 
+use crate::setup::*;
 use crate::support::*;
 
 /// Source `orders` with sinks on volumes 1 and 2: `raw` with a writing, a closing and a sealed slice on volume 1.
@@ -90,14 +91,8 @@ async fn a_volume_that_is_open_or_was_never_seen_is_not_forgotten() {
 
         let incarnation = scene(store).await;
         let lease = store.grant_lease(DEADLINE).await.expect("granted");
-        let registration = Registration {
-            node: node("n"),
-            kind: "default".to_owned(),
-            label: "local".to_owned(),
-            incarnation,
-        };
         store
-            .register_volume(&lease, volume(1), registration)
+            .register_volume(&lease, volume(1), registration("n", incarnation))
             .await
             .expect("registered");
         let open = store.forget_volume(volume(1), &node("op"), at(1)).await;

@@ -7,22 +7,14 @@ use stream_model::slice::{self, Slice};
 use stream_model::trigger::Reason;
 use stream_state::{Mirror, StateError, Store, Versioned};
 
+use crate::setup::*;
 use crate::support::*;
 
 /// Closes file 1, whose slices 1 and 2 have 3 and 0 rows, and uploads them.
 async fn uploaded(store: &Store) -> (Open, Versioned<File>, Vec<Versioned<Slice>>) {
     let open = open(store).await;
     let key = open.sink.value.key.clone();
-    let successor = slice(&open.file.value, slice_id(2), volume(1));
-    let rotation = store
-        .rotate_slice(
-            &open.file,
-            &open.slice,
-            closing(Some(slice_id(2))),
-            successor,
-        )
-        .await
-        .expect("rotated");
+    let rotation = rotated(store, &open).await;
     let closings = vec![(rotation.successor.clone(), closing(None))];
     let file = store
         .close_file(&open.file, at(5), Reason::Interval, closings, None)

@@ -5,20 +5,12 @@ use std::time::Duration;
 use stream_model::VolumeId;
 use stream_model::idempotency::{Assigned, Yields};
 use stream_state::keyspace::Key;
-use stream_state::{Registration, StateError, Store};
+use stream_state::{StateError, Store};
 
+use crate::setup::*;
 use crate::support::*;
 
 const LONG: Duration = Duration::from_secs(60);
-
-fn registration(incarnation: u64) -> Registration {
-    Registration {
-        node: node("n"),
-        kind: "default".to_owned(),
-        label: "local".to_owned(),
-        incarnation,
-    }
-}
 
 /// What is stored for the source, as others see it.
 async fn stored(store: &Store) -> Assigned {
@@ -87,7 +79,7 @@ async fn keys_are_taken_over_only_from_a_volume_that_yields_and_is_away() {
         let lease = store.grant_lease(LONG).await.expect("granted");
         let incarnation = store.raise_incarnation(volume(1), &node("n")).await;
         let incarnation = incarnation.expect("raised");
-        let registered = registration(incarnation);
+        let registered = registration("n", incarnation);
         let registered = store.register_volume(&lease, volume(1), registered);
         registered.await.expect("registered");
         let refused = store.take_keys_over(&source, &old, volume(1), new(&old));
@@ -115,6 +107,31 @@ async fn keys_are_taken_over_only_from_a_volume_that_yields_and_is_away() {
 }
 
 #[tokio::test]
+async fn of_several_that_take_keys_over_at_once_one_is_first() {
+    on_every_server(async |fixture| {
+        let (store, source) = (&fixture.store, source_key("orders"));
+        assign(store).await;
+        yields(store, volume(1)).await;
+        let old = stored(store).await;
+        let new = |seconds| {
+            let taken = old.taken_over(&source, volume(1), &[volume(2)], at(seconds));
+            taken.expect("it has shards")
+        };
+        let take = |seconds| store.take_keys_over(&source, &old, volume(1), new(seconds));
+        let (a, b, c) = tokio::join!(take(1), take(2), take(3));
+        let mut won = Vec::new();
+        for (seconds, taken) in (1..).zip([a, b, c]) {
+            match taken {
+                Ok(_) => won.push(new(seconds)),
+                Err(error) => assert!(matches!(error, StateError::Conflict { .. }), "{error}"),
+            }
+        }
+        assert_eq!(won, [stored(store).await]);
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_registration_stands_as_long_as_its_lease_certainly_lives() {
     on_every_server(async |fixture| {
         let store = &fixture.store;
@@ -122,7 +139,7 @@ async fn a_registration_stands_as_long_as_its_lease_certainly_lives() {
         let lease = store.grant_lease(LONG).await.expect("granted");
         assert_eq!(lease.registered_since(&key), None);
         let number = store.raise_incarnation(volume(1), &node("n")).await;
-        let registered = registration(number.expect("raised"));
+        let registered = registration("n", number.expect("raised"));
         let registered = store.register_volume(&lease, volume(1), registered);
         registered.await.expect("registered");
         let snapshot = store.snapshot().await.expect("read");
@@ -136,7 +153,7 @@ async fn a_registration_stands_as_long_as_its_lease_certainly_lives() {
         assert_eq!(lease.registered_since(&key), None);
         let short = store.grant_lease(Duration::from_secs(1)).await;
         let short = short.expect("granted");
-        let registered = registration(1);
+        let registered = registration("n", 1);
         let registered = store.register_volume(&short, volume(1), registered);
         registered.await.expect("registered");
         // Nobody keeps it alive.

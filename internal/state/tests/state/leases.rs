@@ -5,23 +5,15 @@ use std::time::Duration;
 
 use stream_model::VolumeId;
 use stream_model::statistics::{Figures, VolumeFigures};
-use stream_state::{Lease, NodeRegistration, Registration, StateError, Store};
+use stream_state::{Lease, NodeRegistration, StateError, Store};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::setup::*;
 use crate::support::*;
 
 const SHORT: Duration = Duration::from_secs(1);
 const LONG: Duration = Duration::from_secs(60);
-
-fn registration(incarnation: u64) -> Registration {
-    Registration {
-        node: node("n"),
-        kind: "default".to_owned(),
-        label: "local".to_owned(),
-        incarnation,
-    }
-}
 
 fn figures(slices: u64) -> VolumeFigures {
     VolumeFigures {
@@ -56,7 +48,7 @@ async fn registrations_vanish_when_the_lease_is_revoked() {
         let store = &fixture.store;
         let lease = store.grant_lease(LONG).await.expect("granted");
         store
-            .register_volume(&lease, volume(1), registration(1))
+            .register_volume(&lease, volume(1), registration("n", 1))
             .await
             .expect("registered");
         store
@@ -92,7 +84,7 @@ async fn registrations_vanish_when_the_lease_is_revoked() {
         );
         lease.revoke().await.expect("twice does no harm");
         let late = store
-            .register_volume(&lease, volume(1), registration(1))
+            .register_volume(&lease, volume(1), registration("n", 1))
             .await;
         assert!(matches!(late, Err(StateError::LeaseLost)));
     })
@@ -128,11 +120,11 @@ async fn a_lost_lease_is_replaced_and_everything_is_registered_again() {
         let store = &fixture.store;
         let lease = store.grant_lease(SHORT).await.expect("granted");
         store
-            .register_volume(&lease, volume(1), registration(1))
+            .register_volume(&lease, volume(1), registration("n", 1))
             .await
             .expect("registered");
         store
-            .register_volume(&lease, volume(2), registration(1))
+            .register_volume(&lease, volume(2), registration("n", 1))
             .await
             .expect("registered");
         store
@@ -171,7 +163,7 @@ async fn a_registration_under_a_lost_lease_is_made_up_for() {
             .await
             .expect("revoked behind its back");
         let error = store
-            .register_volume(&lease, volume(1), registration(1))
+            .register_volume(&lease, volume(1), registration("n", 1))
             .await
             .expect_err("the lease is gone");
         assert_eq!(error.kind(), stream_model::ErrorKind::Unavailable);
@@ -191,12 +183,12 @@ async fn registrations_outlive_their_time_while_kept_alive_and_not_otherwise() {
         let kept = store.grant_lease(SHORT).await.expect("granted");
         let left = store.grant_lease(SHORT).await.expect("granted");
         store
-            .register_volume(&kept, volume(1), registration(1))
+            .register_volume(&kept, volume(1), registration("n", 1))
             .await
             .expect("registered");
         let (cancel, task) = keep(&kept);
         store
-            .register_volume(&left, volume(2), registration(1))
+            .register_volume(&left, volume(2), registration("n", 1))
             .await
             .expect("registered");
         let id = kept.id();
@@ -220,13 +212,13 @@ async fn registrations_come_back_after_a_restart_of_the_server() {
         .expect("opens");
     let lease = store.grant_lease(SHORT).await.expect("granted");
     store
-        .register_volume(&lease, volume(1), registration(1))
+        .register_volume(&lease, volume(1), registration("n", 1))
         .await
         .expect("registered");
     let (cancel, task) = keep(&lease);
     server.stop().await;
     let away = store
-        .register_volume(&lease, volume(2), registration(1))
+        .register_volume(&lease, volume(2), registration("n", 1))
         .await;
     assert!(away.is_err(), "nobody is there");
     server.start_again().await;
@@ -253,7 +245,7 @@ async fn withdrawing_leaves_the_registration_of_another_process_alone() {
         );
         for (lease, incarnation) in [(&old, 1), (&new, 2)] {
             store
-                .register_volume(lease, volume(1), registration(incarnation))
+                .register_volume(lease, volume(1), registration("n", incarnation))
                 .await
                 .expect("registered");
         }
@@ -262,7 +254,7 @@ async fn withdrawing_leaves_the_registration_of_another_process_alone() {
             .await
             .expect("withdrawn");
         let left = store.volumes().await.expect("listed");
-        assert_eq!(left, [(volume(1), registration(2))]);
+        assert_eq!(left, [(volume(1), registration("n", 2))]);
         store
             .unregister_volume(&new, volume(1))
             .await

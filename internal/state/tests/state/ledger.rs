@@ -6,9 +6,9 @@ use stream_model::Timestamp;
 use stream_model::ledger::{Counts, Hour, KEPT_DAYS};
 use stream_model::rejects;
 use stream_model::slice::Seal;
-use stream_model::trigger::Reason;
 use stream_state::{Store, audit};
 
+use crate::setup::*;
 use crate::support::*;
 
 const HOUR: i64 = 3_600;
@@ -31,19 +31,7 @@ async fn import_and_remove(
     first_at: Timestamp,
 ) -> Open {
     let (key, incarnation) = (&open.sink.value.key, open.incarnation);
-    let next = file(key, file_id(number), &[volume(1)]);
-    let next_slice = slice(&next, slice_id(number), volume(1));
-    let closings = vec![(open.slice.clone(), closing(Some(next_slice.id)))];
-    let closed = store
-        .close_file(
-            &open.file,
-            at(5),
-            Reason::Interval,
-            closings,
-            Some((next, vec![next_slice])),
-        )
-        .await
-        .expect("closed");
+    let closed = followed(store, open, number).await;
     let stored = read_slice(store, key, open.slice.value.id).await;
     let seal = seal_at(rows, incarnation, first_at);
     let sealed = store

@@ -13,6 +13,7 @@
     reason = "a test has one future and a stack of its own"
 )]
 
+mod setup;
 mod support;
 
 mod audit;

@@ -14,6 +14,7 @@ use stream_state::{Mirror, SinkNode, StateError, Store, Topology};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::setup::*;
 use crate::support::*;
 
 struct Running {
@@ -125,10 +126,8 @@ async fn never_shows_half_of_a_transaction() {
         let key = &open.sink.value.key;
         let (mut file, mut slice_now) = (open.file, open.slice);
         for n in 2..=20 {
-            let next = crate::support::file(key, file_id(n), &[volume(1)]);
-            let next_slice = slice(&next, slice_id(n), volume(1));
             let closings = vec![(slice_now, closing(Some(slice_id(n))))];
-            let next = Some((next, vec![next_slice]));
+            let next = Some(unstored(key, n));
             let closed = store
                 .close_file(&file, at(5), Reason::Interval, closings, next)
                 .await
@@ -318,16 +317,7 @@ async fn survives_a_compaction_of_what_it_has_not_seen() {
         let before = mirror.revision();
 
         // Missed: a slice comes, another one and a file change, a crossed limit goes.
-        let successor = slice(&open.file.value, slice_id(2), volume(1));
-        let rotation = store
-            .rotate_slice(
-                &open.file,
-                &open.slice,
-                closing(Some(slice_id(2))),
-                successor,
-            )
-            .await
-            .expect("rotated");
+        let rotation = rotated(store, &open).await;
         let closings = vec![(rotation.successor, closing(None))];
         let last = store
             .close_file(&open.file, at(5), Reason::Interval, closings, None)

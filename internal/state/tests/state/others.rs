@@ -7,6 +7,7 @@ use stream_model::definition::Token;
 use stream_model::definition::token::Role;
 use stream_state::{Incarnation, Mirror, Outputs, StateError, Store, Task, TaskStatus};
 
+use crate::setup::*;
 use crate::support::*;
 
 #[tokio::test]

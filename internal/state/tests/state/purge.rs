@@ -5,6 +5,7 @@ use stream_model::slice::Slice;
 use stream_model::trigger::Reason;
 use stream_state::{Mirror, StateError, Store, Versioned, audit};
 
+use crate::setup::*;
 use crate::support::*;
 
 async fn assert_sound(store: &Store) {
@@ -98,16 +99,7 @@ async fn a_source_goes_when_its_sinks_are_gone() {
     on_every_server(async |fixture| {
         let store = &fixture.store;
         let key = source_key("orders");
-        store
-            .create_source(source("orders"))
-            .await
-            .expect("created");
-        for name in ["a", "b"] {
-            store
-                .create_sink(sink("orders", name), None)
-                .await
-                .expect("created");
-        }
+        unopened(store, ["a", "b"]).await;
         store
             .delete_sink(&sink_key("orders", "b"), switch())
             .await
@@ -141,16 +133,7 @@ async fn a_source_goes_when_its_sinks_are_gone() {
 async fn a_purge_touches_no_neighbour() {
     on_every_server(async |fixture| {
         let store = &fixture.store;
-        store
-            .create_source(source("orders"))
-            .await
-            .expect("created");
-        for name in ["a", "a-2"] {
-            store
-                .create_sink(sink("orders", name), None)
-                .await
-                .expect("created");
-        }
+        unopened(store, ["a", "a-2"]).await;
         let purging = store
             .begin_sink_purge(&sink_key("orders", "a"), switch())
             .await

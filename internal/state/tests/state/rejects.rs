@@ -4,10 +4,10 @@ use stream_model::ErrorKind;
 use stream_model::file::File;
 use stream_model::rejects;
 use stream_model::slice::{Kind, Slice, State};
-use stream_model::statistics::{Crossed, Figures};
 use stream_model::trigger::Reason;
 use stream_state::{Mirror, Opening, SinkNode, StateError, Store, Versioned};
 
+use crate::setup::*;
 use crate::support::*;
 
 fn planned(file: &File, volumes: &[u8]) -> Vec<Slice> {
@@ -34,17 +34,6 @@ async fn looked(store: &Store, open: &Open) -> SinkNode {
     mirror
         .read(|topology| topology.sink(&open.sink.value.key).cloned())
         .expect("it exists")
-}
-
-fn crossed(slice: &Slice) -> Crossed {
-    Crossed {
-        sink: slice.sink.clone(),
-        slice: slice.id,
-        volume: slice.volume,
-        reason: Reason::Count,
-        figures: Figures::default(),
-        at: at(4),
-    }
 }
 
 fn assert_invalid<T: std::fmt::Debug>(result: Result<T, StateError>) {
@@ -157,8 +146,7 @@ async fn a_sink_has_them_from_its_creation_but_not_twice() {
         let (open, slice) = opened(store).await;
         let key = &open.sink.value.key;
         let opening = |id| {
-            let file = file(key, file_id(id), &[volume(1)]);
-            let mut slices = vec![self::slice(&file, slice_id(id), volume(1))];
+            let (file, mut slices) = unstored(key, id);
             slices.extend(planned(&file, &[1]));
             Opening {
                 assignment: None,

@@ -6,18 +6,10 @@ use stream_model::VolumeId;
 use stream_state::{Lease, Registration, StateError, Store};
 use tokio_util::sync::CancellationToken;
 
+use crate::setup::*;
 use crate::support::*;
 
 const LONG: Duration = Duration::from_secs(60);
-
-fn registration(of: &str, incarnation: u64) -> Registration {
-    Registration {
-        node: node(of),
-        kind: "default".to_owned(),
-        label: "local".to_owned(),
-        incarnation,
-    }
-}
 
 async fn registered(store: &Store) -> Vec<(VolumeId, Registration)> {
     store.volumes().await.expect("listed")

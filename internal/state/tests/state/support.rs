@@ -20,7 +20,7 @@ use stream_model::{
     BranchId, BranchKey, FileId, NodeId, ProjectId, Secret, SinkKey, SliceId, SourceKey, Timestamp,
     VolumeId,
 };
-use stream_state::{ConnectOptions, Opening, StateError, Store, Versioned};
+use stream_state::{ConnectOptions, StateError, Store};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -333,54 +333,6 @@ pub(crate) fn seal(rows: u64, incarnation: u64) -> Seal {
         checksum: "00".repeat(32),
         sessions: std::collections::BTreeMap::new(),
     }
-}
-
-/// One volume, one source, one sink with an open file of one slice.
-pub(crate) struct Open {
-    pub(crate) sink: Versioned<Sink>,
-    pub(crate) file: Versioned<File>,
-    pub(crate) slice: Versioned<Slice>,
-    pub(crate) incarnation: u64,
-}
-
-/// Creates source `orders` with sink `raw`, file 1 and slice 1 on volume 1.
-pub(crate) async fn open(store: &Store) -> Open {
-    let incarnation = store
-        .raise_incarnation(volume(1), &node("n"))
-        .await
-        .expect("raised");
-    store
-        .create_source(source("orders"))
-        .await
-        .expect("created");
-    let key = sink_key("orders", "raw");
-    let file = file(&key, file_id(1), &[volume(1)]);
-    let slice = slice(&file, slice_id(1), volume(1));
-    let opening = Opening {
-        assignment: Some(vec![volume(1)]),
-        file,
-        slices: vec![slice],
-    };
-    let sink = store
-        .create_sink(sink("orders", "raw"), Some(opening))
-        .await
-        .expect("created");
-    Open {
-        file: read_file(store, &key, file_id(1)).await,
-        slice: read_slice(store, &key, slice_id(1)).await,
-        sink,
-        incarnation,
-    }
-}
-
-pub(crate) async fn read_file(store: &Store, sink: &SinkKey, id: FileId) -> Versioned<File> {
-    let file = store.file(sink, id).await.expect("read");
-    file.expect("the file exists")
-}
-
-pub(crate) async fn read_slice(store: &Store, sink: &SinkKey, id: SliceId) -> Versioned<Slice> {
-    let slice = store.slice(sink, id).await.expect("read");
-    slice.expect("the slice exists")
 }
 
 #[track_caller]
