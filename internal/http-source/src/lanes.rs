@@ -9,6 +9,7 @@ use stream_model::{SessionId, SourceKey, VolumeId};
 use stream_node::lifecycle::BoxFuture;
 use stream_storage::wire::Transport;
 
+use crate::batch::Spares;
 use crate::lane::{Lane, Owner, Surroundings};
 use crate::link::Link;
 
@@ -21,6 +22,7 @@ pub(crate) struct Lanes {
     transport: Arc<dyn Transport>,
     timeout: Duration,
     spawn: Spawn,
+    spares: Spares,
     known: Mutex<Known>,
 }
 
@@ -46,6 +48,7 @@ impl Lanes {
             transport,
             timeout,
             spawn,
+            spares: Spares::default(),
             known: Mutex::default(),
         }
     }
@@ -66,7 +69,7 @@ impl Lanes {
             Arc::new(Link::new(volume, self.session, Arc::clone(&self.transport)))
         });
         let link = Arc::clone(link);
-        let lane = Lane::new(self.timeout);
+        let lane = Lane::new(self.timeout, self.spares.clone());
         known
             .lanes
             .entry(source.clone())

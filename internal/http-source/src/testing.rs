@@ -33,6 +33,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::admission::Admission;
+use crate::batch::Spares;
 use crate::completion::Ticket;
 use crate::key::KeyRouting;
 use crate::lane::{Answering, Lane, Owner, Surroundings};
@@ -590,7 +591,7 @@ impl Rig {
         directory: Arc<ModelDirectory>,
         id: u8,
     ) -> Self {
-        let lane = Lane::new(TIMEOUT);
+        let lane = Lane::new(TIMEOUT, Spares::default());
         let mapper = Arc::new(Mapper::new(512 << 10, 1));
         let metrics = Metrics::register(&Registry::new()).expect("a fresh registry");
         let stop = CancellationToken::new();

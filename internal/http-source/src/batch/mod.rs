@@ -16,6 +16,7 @@
 mod outlet;
 mod packed;
 mod sent;
+mod spare;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -29,6 +30,7 @@ use outlet::SinkRows;
 pub(crate) use outlet::{Kept, Outlet};
 use packed::Packed;
 pub(crate) use sent::{Bound, Cause, InFlight, Place, Unwritten, Verdict};
+pub(crate) use spare::Spares;
 
 use crate::admission::Reservation;
 use crate::completion::{Completion, Failure, Outcome, Rejected, Ticket};
@@ -39,9 +41,6 @@ use crate::route::{Plan, VolumeRoute};
 use crate::templates::Evaluated;
 use crate::turns::Turn;
 
-/// Buffers larger than this are not kept for the next batch, so that a thousand idle sources do not hold on to memory.
-const KEPT_BUFFER_BYTES: usize = 32 << 10;
-
 /// Memory of a finished batch, for the next one.
 #[derive(Debug, Default)]
 pub(crate) struct Buffers {
@@ -51,15 +50,25 @@ pub(crate) struct Buffers {
 }
 
 impl Buffers {
-    fn recycle(mut self) -> Self {
+    /// Empties them. What is large goes to `spares`, so that a thousand idle sources do not hold on to memory.
+    #[must_use]
+    pub fn recycle(mut self, spares: &Spares) -> Self {
         self.records.clear();
+        spares.take_records(&mut self.records);
         for rows in self.rows.iter_mut().chain(&mut self.rejects) {
             rows.clear();
-            rows.csv.shrink_to(KEPT_BUFFER_BYTES);
+            spares.take_bytes(&mut rows.csv);
         }
-        self.records
-            .shrink_to(KEPT_BUFFER_BYTES / size_of::<Received>());
         self
+    }
+
+    /// Makes room for a batch of this size.
+    fn expect(&mut self, expected: Size, spares: &Spares) {
+        spares.lend_records(&mut self.records, expected.records);
+        let sinks = self.rows.len().max(1);
+        for rows in &mut self.rows {
+            spares.lend_bytes(&mut rows.csv, expected.bytes / sinks);
+        }
     }
 }
 
@@ -149,6 +158,28 @@ impl Size {
     }
 }
 
+/// What a batch is made of.
+pub(crate) enum Room<'a> {
+    /// New memory, as it is needed.
+    Fresh,
+    /// What is left of another batch, with room for one of the expected size.
+    Left(Buffers, Size, &'a Spares),
+}
+
+impl Room<'_> {
+    fn buffers(self, sinks: usize) -> Buffers {
+        let (mut buffers, expected) = match self {
+            Self::Fresh => (Buffers::default(), None),
+            Self::Left(buffers, expected, spares) => (buffers, Some((expected, spares))),
+        };
+        buffers.rows.resize_with(sinks, SinkRows::default);
+        if let Some((expected, spares)) = expected {
+            buffers.expect(expected, spares);
+        }
+        buffers
+    }
+}
+
 /// A batch that takes records.
 pub(crate) struct Open {
     gathered: Gathered,
@@ -159,23 +190,17 @@ impl Open {
     /// A batch for its first record. It is answered by `deadline`, whatever happens.
     pub fn new(
         plan: &Arc<Plan>,
-        buffers: Buffers,
-        expected: Size,
+        room: Room<'_>,
         outstanding: &Arc<AtomicUsize>,
         reserved: Reservation,
         now: Instant,
         deadline: Instant,
     ) -> Self {
         let Buffers {
-            mut rows,
+            rows,
             rejects,
-            mut records,
-        } = buffers;
-        rows.resize_with(plan.sinks.len(), SinkRows::default);
-        records.reserve(expected.records);
-        for rows in &mut rows {
-            rows.csv.reserve(expected.bytes / plan.sinks.len());
-        }
+            records,
+        } = room.buffers(plan.sinks.len());
         let promise = Promise {
             completion: Arc::new(Completion::default()),
             plan: Arc::clone(plan),
@@ -460,6 +485,5 @@ impl Gathered {
             rejects: self.rejects,
             records: self.records,
         }
-        .recycle()
     }
 }

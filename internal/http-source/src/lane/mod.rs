@@ -29,7 +29,7 @@ use tokio::time::Instant;
 pub(crate) use owner::{Owner, Surroundings};
 
 use crate::admission::Reservation;
-use crate::batch::{Buffers, Gathered, Open, Size};
+use crate::batch::{Buffers, Gathered, Open, Room, Size, Spares};
 use crate::completion::Ticket;
 use crate::mapper::{Mapped, Received};
 use crate::route::Plan;
@@ -51,6 +51,7 @@ pub(crate) struct Lane(Arc<Shared>);
 struct Shared {
     /// From the first record of a batch to its deadline.
     timeout: Duration,
+    spares: Spares,
     inbox: Mutex<Inbox>,
     wake: Notify,
     outstanding: Arc<AtomicUsize>,
@@ -106,9 +107,10 @@ pub(crate) struct Ended(pub Received, pub Reservation);
 
 impl Lane {
     /// A lane whose batches are answered at most `timeout` after their first record.
-    pub fn new(timeout: Duration) -> Self {
+    pub fn new(timeout: Duration, spares: Spares) -> Self {
         Self(Arc::new(Shared {
             timeout,
+            spares,
             inbox: Mutex::default(),
             wake: Notify::new(),
             outstanding: Arc::default(),
@@ -120,7 +122,7 @@ impl Lane {
 
     /// A lane that takes nothing.
     pub fn ended(timeout: Duration) -> Self {
-        let lane = Self::new(timeout);
+        let lane = Self::new(timeout, Spares::default());
         lane.end();
         lane
     }
@@ -158,8 +160,7 @@ impl Lane {
                 let expected = inbox.expected;
                 inbox.open.insert(Open::new(
                     plan,
-                    buffers,
-                    expected,
+                    Room::Left(buffers, expected, &self.0.spares),
                     outstanding,
                     reserved,
                     now,
@@ -243,17 +244,9 @@ impl Lane {
 
     /// A batch for one request alone, to be given to [`Self::adopt`]: what is written as a whole.
     pub fn batch_of_its_own(&self, plan: &Arc<Plan>, reserved: Reservation, now: Instant) -> Open {
-        let (buffers, deadline) = (Buffers::default(), now + self.0.timeout);
+        let deadline = now + self.0.timeout;
         let outstanding = &self.0.outstanding;
-        Open::new(
-            plan,
-            buffers,
-            Size::default(),
-            outstanding,
-            reserved,
-            now,
-            deadline,
-        )
+        Open::new(plan, Room::Fresh, outstanding, reserved, now, deadline)
     }
 
     /// For how long at least the volume remembers keys, in seconds, if it has said so.
@@ -320,6 +313,7 @@ impl Lane {
 
     /// Keeps memory for the next batch.
     fn recycle(&self, buffers: Buffers) {
+        let buffers = buffers.recycle(&self.0.spares);
         self.0.inbox.lock().spare = Some(buffers);
     }
 
