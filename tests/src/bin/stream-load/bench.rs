@@ -272,10 +272,10 @@ pub async fn create_source(
     ];
     if mapping == Mapping::Templates {
         columns.extend([
-            template("label", "Body('type') + ' of ' + Body('actor.name', 'nobody')"),
+            template("label", "Body('type', 'event') + ' of ' + Body('actor.name', 'nobody')"),
             template(
                 "summary",
-                "local d = Body('data'); {total: d.amount / 100, paid: d.paid, text: std.length(Body('text'))}",
+                "local d = Body('data', {amount: 0, paid: false}); {total: d.amount / 100, paid: d.paid, text: std.length(Body('text'))}",
             ),
         ]);
     }
