@@ -22,6 +22,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use stream_model::file::State;
+use stream_model::purge::Purged;
 use stream_model::{FileId, Timestamp};
 use stream_node::{CancellationToken, Outcome, Reconciler, TaskError};
 use stream_state::{StateError, Task, TaskStatus, Topology, Versioned};
@@ -29,7 +30,8 @@ use stream_storage::crash::{self, Point};
 use stream_storage::staging::StagingError;
 use tracing::{debug, warn};
 
-use crate::context::{Context, Surroundings};
+use self::rejects::Gone;
+use crate::context::{Context, Surroundings, is_overtaken};
 use crate::file_import::Whole;
 use crate::picture::Picture;
 
@@ -143,6 +145,36 @@ pub(crate) fn is_task_expired(task: &Task, options: &CleanupOptions, now: Timest
     now.since(ended) >= retention
 }
 
+/// Something that goes.
+enum Leftover {
+    /// An imported file.
+    File(Expired),
+    /// Rejected records.
+    Rejects(Gone),
+    /// What a slice of a purged sink has left.
+    Purged(Arc<Versioned<Purged>>),
+}
+
+impl Leftover {
+    /// Says why it is still there.
+    fn report(&self, error: &CleanupError) {
+        match self {
+            Self::File(expired) => {
+                let file = expired.whole.file.value.id;
+                warn!(%file, %error, "imported file cannot be cleaned up yet");
+            }
+            Self::Rejects(gone) => {
+                let slice = gone.slice.value.id;
+                warn!(%slice, %error, "rejected records cannot be removed yet");
+            }
+            Self::Purged(note) => {
+                let slice = note.value.slice.id;
+                warn!(%slice, %error, "remains of a purged slice cannot be removed yet");
+            }
+        }
+    }
+}
+
 /// The reconciler.
 pub(crate) struct Cleanup {
     context: Arc<Context>,
@@ -167,7 +199,23 @@ impl Cleanup {
         }
     }
 
-    fn list(&self, topology: &Topology, around: &Surroundings, now: Timestamp) -> Vec<Expired> {
+    fn list(&self, topology: &Topology, around: &Surroundings, now: Timestamp) -> Vec<Leftover> {
+        let files = self.list_files(topology, around, now).into_iter();
+        let rejects = self.list_rejects(topology, around, now).into_iter();
+        let purged = self.list_purged(topology, around, now).into_iter();
+        files
+            .map(Leftover::File)
+            .chain(rejects.map(Leftover::Rejects))
+            .chain(purged.map(Leftover::Purged))
+            .collect()
+    }
+
+    fn list_files(
+        &self,
+        topology: &Topology,
+        around: &Surroundings,
+        now: Timestamp,
+    ) -> Vec<Expired> {
         let options = &self.context.options.cleanup;
         let sinks = topology
             .sources
@@ -188,7 +236,40 @@ impl Cleanup {
             .collect()
     }
 
-    async fn act(&self, expired: &Expired) -> Result<(), CleanupError> {
+    /// Removes each, and goes on with the others when one cannot be removed. Answers how many went, and the last failure.
+    async fn remove_all(
+        &self,
+        leftovers: &[Leftover],
+        cancel: &CancellationToken,
+    ) -> (usize, Option<CleanupError>) {
+        let (mut removed, mut failure) = (0, None);
+        for leftover in leftovers {
+            if cancel.is_cancelled() {
+                break;
+            }
+            match self.remove(leftover).await {
+                Ok(()) => removed += 1,
+                Err(CleanupError::State(error)) if is_overtaken(&error) => {
+                    debug!(%error, "somebody else was faster");
+                }
+                Err(error) => {
+                    leftover.report(&error);
+                    failure = Some(error);
+                }
+            }
+        }
+        (removed, failure)
+    }
+
+    async fn remove(&self, leftover: &Leftover) -> Result<(), CleanupError> {
+        match leftover {
+            Leftover::File(expired) => self.remove_file(expired).await,
+            Leftover::Rejects(gone) => self.remove_rejects(gone).await,
+            Leftover::Purged(note) => self.remove_purged(note).await,
+        }
+    }
+
+    async fn remove_file(&self, expired: &Expired) -> Result<(), CleanupError> {
         let Whole { file, slices } = &expired.whole;
         let id = file.value.id;
         if !self.emptied.lock().contains(&id) {
@@ -239,36 +320,15 @@ impl Reconciler for Cleanup {
     async fn reconcile(&self, cancel: &CancellationToken) -> Result<Outcome, TaskError> {
         let context = &self.context;
         let (now, around) = (context.clock.now(), context.surroundings());
-        let expired = context
+        let leftovers = context
             .mirror
             .read(|topology| self.list(topology, &around, now));
-        let (mut changed, mut failure) = (0, None);
-        for expired in &expired {
-            if cancel.is_cancelled() {
-                return Ok(Outcome {
-                    changed,
-                    next: None,
-                });
-            }
-            match self.act(expired).await {
-                Ok(()) => changed += 1,
-                Err(CleanupError::State(error)) if crate::context::is_overtaken(&error) => {
-                    debug!(%error, "somebody else was faster");
-                }
-                Err(error) => {
-                    let file = expired.whole.file.value.id;
-                    warn!(%file, %error, "imported file cannot be cleaned up yet");
-                    failure = Some(error);
-                }
-            }
-        }
-        match self.clean_rejects(&around, now, cancel).await {
-            Ok(removed) => changed += removed,
-            Err(error) => failure = Some(error),
-        }
-        match self.clean_purged(&around, now, cancel).await {
-            Ok(removed) => changed += removed,
-            Err(error) => failure = Some(error),
+        let (mut changed, failure) = self.remove_all(&leftovers, cancel).await;
+        if cancel.is_cancelled() {
+            return Ok(Outcome {
+                changed,
+                next: None,
+            });
         }
         changed += self.clean_tasks(now).await?;
         self.collect(now).await?;

@@ -5,14 +5,13 @@ use std::sync::Arc;
 use stream_model::Timestamp;
 use stream_model::purge::Purged;
 use stream_model::slice::{Kind, Slice};
-use stream_node::CancellationToken;
 use stream_state::{Topology, Versioned};
 use stream_storage::crash::{self, Point};
 use stream_storage::staging::Staging;
-use tracing::{debug, warn};
+use tracing::debug;
 
 use super::{ABSENT_VOLUME_PATIENCE, Cleanup, CleanupError, SEEN_BY_ALL};
-use crate::context::{Surroundings, is_overtaken};
+use crate::context::Surroundings;
 use crate::picture::Picture;
 
 /// The notes of one sink that nobody needs any more: the writer has released the slice, and sources have seen what became of
@@ -43,7 +42,8 @@ fn object(slice: &Slice) -> Option<String> {
 }
 
 impl Cleanup {
-    fn list_purged(
+    /// What is to go.
+    pub(super) fn list_purged(
         &self,
         topology: &Topology,
         around: &Surroundings,
@@ -57,36 +57,7 @@ impl Cleanup {
         seen.collect()
     }
 
-    /// Removes what is to go. Answers how many slices went.
-    pub(super) async fn clean_purged(
-        &self,
-        around: &Surroundings,
-        now: Timestamp,
-        cancel: &CancellationToken,
-    ) -> Result<usize, CleanupError> {
-        let mirror = &self.context.mirror;
-        let all = mirror.read(|topology| self.list_purged(topology, around, now));
-        let (mut removed, mut failure) = (0, None);
-        for note in all {
-            if cancel.is_cancelled() {
-                break;
-            }
-            match self.remove_purged(&note).await {
-                Ok(()) => removed += 1,
-                Err(CleanupError::State(error)) if is_overtaken(&error) => {
-                    debug!(%error, "somebody else was faster");
-                }
-                Err(error) => {
-                    let slice = note.value.slice.id;
-                    warn!(%slice, %error, "remains of a purged slice cannot be removed yet");
-                    failure = Some(error);
-                }
-            }
-        }
-        failure.map_or(Ok(removed), Err)
-    }
-
-    async fn remove_purged(&self, note: &Versioned<Purged>) -> Result<(), CleanupError> {
+    pub(super) async fn remove_purged(&self, note: &Versioned<Purged>) -> Result<(), CleanupError> {
         let slice = &note.value.slice;
         if let Some(object) = object(slice) {
             self.context.staging.delete(&object).await?;

@@ -9,13 +9,12 @@ use std::time::Duration;
 
 use stream_model::Timestamp;
 use stream_model::slice::{Slice, State};
-use stream_node::CancellationToken;
 use stream_state::{Topology, Versioned};
 use stream_storage::crash::{self, Point};
 use tracing::{debug, warn};
 
 use super::{ABSENT_VOLUME_PATIENCE, Cleanup, CleanupError, SEEN_BY_ALL};
-use crate::context::{Surroundings, is_overtaken};
+use crate::context::Surroundings;
 use crate::picture::Picture;
 
 /// How long rejected records are kept, and how many of them.
@@ -101,7 +100,8 @@ pub(crate) fn expired(
 }
 
 impl Cleanup {
-    fn list_rejects(
+    /// What is to go.
+    pub(super) fn list_rejects(
         &self,
         topology: &Topology,
         around: &Surroundings,
@@ -116,36 +116,7 @@ impl Cleanup {
         gone.collect()
     }
 
-    /// Removes what is to go. Answers how many slices went.
-    pub(super) async fn clean_rejects(
-        &self,
-        around: &Surroundings,
-        now: Timestamp,
-        cancel: &CancellationToken,
-    ) -> Result<usize, CleanupError> {
-        let mirror = &self.context.mirror;
-        let all = mirror.read(|topology| self.list_rejects(topology, around, now));
-        let (mut removed, mut failure) = (0, None);
-        for gone in all {
-            if cancel.is_cancelled() {
-                break;
-            }
-            match self.remove_rejects(&gone).await {
-                Ok(()) => removed += 1,
-                Err(CleanupError::State(error)) if is_overtaken(&error) => {
-                    debug!(%error, "somebody else was faster");
-                }
-                Err(error) => {
-                    let slice = gone.slice.value.id;
-                    warn!(%slice, %error, "rejected records cannot be removed yet");
-                    failure = Some(error);
-                }
-            }
-        }
-        failure.map_or(Ok(removed), Err)
-    }
-
-    async fn remove_rejects(&self, gone: &Gone) -> Result<(), CleanupError> {
+    pub(super) async fn remove_rejects(&self, gone: &Gone) -> Result<(), CleanupError> {
         let (slice, why) = (&gone.slice, gone.why);
         if let Some(object) = slice.value.object() {
             self.context.staging.delete(object).await?;
