@@ -661,13 +661,26 @@ impl Rig {
         self.append_answering(body, Answering::ByOutcome)
     }
 
+    /// Adds a record that arrived then.
+    pub fn append_at(&self, body: &str, received_at: Timestamp) -> Ticket {
+        let record = Record {
+            received_at,
+            ..record(body)
+        };
+        self.append_record(record, Answering::ByOutcome)
+    }
+
     pub fn append_answering(&self, body: &str, answering: Answering) -> Ticket {
+        self.append_record(record(body), answering)
+    }
+
+    fn append_record(&self, record: Record, answering: Answering) -> Ticket {
         let route = self.directory.route(&source()).expect("a route is set");
         let State::Ready(ready) = &route.state else {
             panic!("the route is ready")
         };
-        let received = Received::new(record(body), HeaderMap::new());
-        let reserved = self.admission.reserve(body.len()).expect("fits");
+        let reserved = self.admission.reserve(record.body.len()).expect("fits");
+        let received = Received::new(record, HeaderMap::new());
         self.mapper.map(&ready.plan, received, |received, mapped| {
             let appended = self.lane.append(
                 &ready.plan,

@@ -10,6 +10,7 @@
 pub mod definition;
 pub mod destination;
 pub mod file;
+pub mod hours;
 pub mod id;
 pub mod idempotency;
 pub mod invariant;

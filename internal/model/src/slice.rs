@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::hours::{Hour, LaterHours};
 use crate::id::{FileId, SessionId, SliceId, VolumeId};
 use crate::key::SinkKey;
 use crate::level::{Compression, Durability};
@@ -87,6 +88,12 @@ pub struct Forgotten {
     /// How many rows it had, if it was sealed: only then that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rows: Option<u64>,
+    /// Arrival of the earliest record of these; none when there are none, and in what older versions wrote.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_at: Option<Timestamp>,
+    /// Rows that arrived in later hours than that, by hour.
+    #[serde(default, skip_serializing_if = "LaterHours::is_empty")]
+    pub later_hours: LaterHours,
 }
 
 /// SHA-256 of no bytes.
@@ -147,6 +154,10 @@ pub struct Seal {
     pub incarnation: u64,
     /// Rows, bytes and times. `bytes` is the exact length of the slice file and of the object.
     pub figures: Figures,
+    /// Rows that arrived in later hours than the first record, by hour. All others arrived in the hour of that one; so do all
+    /// in a seal of an older version.
+    #[serde(default, skip_serializing_if = "LaterHours::is_empty")]
+    pub later_hours: LaterHours,
     /// SHA-256 of the slice file, 64 hexadecimal digits. Verified when the slice is uploaded and when it is imported.
     pub checksum: String,
     /// The highest committed sequence number of each session that wrote to the slice: what a client that lost an answer
@@ -234,8 +245,13 @@ impl Slice {
                 state @ (State::Writing | State::Closing(_) | State::Uploading { .. }),
                 Event::Forget { incarnation, at },
             ) => {
-                let rows = self.seal().map(|seal| seal.figures.rows);
-                forgotten = Some(Forgotten { at, rows });
+                let seal = self.seal();
+                forgotten = Some(Forgotten {
+                    at,
+                    rows: seal.map(|seal| seal.figures.rows),
+                    first_at: seal.and_then(|seal| seal.figures.first_at),
+                    later_hours: seal.map(|it| it.later_hours.clone()).unwrap_or_default(),
+                });
                 Self::given_up(state, incarnation, at)
             }
             (State::Writing, Event::Close(closing)) => State::Closing(closing),
@@ -291,6 +307,7 @@ impl Slice {
             incarnation,
             figures: Figures::default(),
             checksum: NOTHING.to_owned(),
+            later_hours: LaterHours::default(),
             sessions,
         };
         Self::sealed(closing, seal)
@@ -316,6 +333,27 @@ impl Slice {
             State::Writing | State::Closing(_) => None,
             State::Uploading { seal, .. } | State::Uploaded { seal, .. } => Some(seal),
         }
+    }
+
+    /// What was sealed, by the hour in which it arrived.
+    #[must_use]
+    pub fn sealed_by_hour(&self) -> Vec<(Hour, u64)> {
+        let of_seal = |seal: &Seal| seal.later_hours.by_hour(&seal.figures, self.opened_at);
+        self.seal().map(of_seal).unwrap_or_default()
+    }
+
+    /// What was given up of it, by the hour in which it arrived, as far as that is known.
+    #[must_use]
+    pub fn lost_by_hour(&self) -> Vec<(Hour, u64)> {
+        let of_lost = |lost: &Forgotten| {
+            let figures = Figures {
+                rows: lost.rows.unwrap_or(0),
+                first_at: lost.first_at,
+                ..Figures::default()
+            };
+            lost.later_hours.by_hour(&figures, self.opened_at)
+        };
+        self.forgotten.as_ref().map(of_lost).unwrap_or_default()
     }
 
     /// How it was closed, once it was.
@@ -397,6 +435,7 @@ pub(crate) mod tests {
                 last_at: None,
             },
             checksum: "00".repeat(32),
+            later_hours: LaterHours::default(),
             sessions: BTreeMap::from([(SessionId(1), rows)]),
         }
     }
@@ -410,7 +449,8 @@ pub(crate) mod tests {
         for (before, rows) in [(slice(1), None), (closed, None), (sealed, Some(3))] {
             let sessions = before.seal().map(|seal| seal.sessions.clone());
             let after = before.clone().apply(forget()).expect("given up");
-            assert_eq!(after.forgotten, Some(Forgotten { at, rows }));
+            let forgotten = after.forgotten.as_ref();
+            assert_eq!(forgotten.map(|it| (it.at, it.rows)), Some((at, rows)));
             assert!(after.is_uploaded() && after.object().is_none());
             let seal = after.seal().expect("sealed");
             assert_eq!((seal.figures.rows, seal.incarnation), (0, 7));
@@ -524,13 +564,17 @@ pub(crate) mod tests {
 
     #[test]
     fn json_form_round_trips() {
+        let mut seal = seal(3);
+        seal.later_hours = [(Hour(1), 2)].into_iter().collect();
         let sealed = slice(1)
             .apply(Event::Close(closing()))
             .expect("closed")
-            .apply(Event::Seal(seal(3)))
+            .apply(Event::Seal(seal))
             .expect("sealed");
         let json = serde_json::to_string(&sealed).expect("serialises");
         assert!(json.contains(r#""state":{"name":"uploading""#), "{json}");
+        let hours = r#""laterHours":{"1970-01-01T01:00:00.000Z":2}"#;
+        assert!(json.contains(hours), "{json}");
         assert_eq!(
             serde_json::from_str::<Slice>(&json).expect("parses"),
             sealed

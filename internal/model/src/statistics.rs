@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::hours::LaterHours;
 use crate::id::{SliceId, VolumeId};
 use crate::key::SinkKey;
 use crate::time::Timestamp;
@@ -66,6 +67,9 @@ pub struct Crossed {
     pub reason: Reason,
     /// The figures at that moment. They only grow afterwards; the truth is in the seal.
     pub figures: Figures,
+    /// Rows of them that arrived in later hours than the first, by hour.
+    #[serde(default, skip_serializing_if = "LaterHours::is_empty")]
+    pub later_hours: LaterHours,
     /// When it was noticed.
     pub at: Timestamp,
 }

@@ -199,6 +199,7 @@ impl Scene {
             volume: slice.volume,
             reason,
             figures,
+            later_hours: stream_model::hours::LaterHours::default(),
             at: figures.first_at.expect("crossed slices have rows"),
         };
         match slice.kind {
@@ -222,6 +223,7 @@ impl Scene {
             at: now,
             incarnation: 1,
             figures,
+            later_hours: stream_model::hours::LaterHours::default(),
             checksum: "00".repeat(32),
             sessions: BTreeMap::new(),
         };

@@ -273,6 +273,7 @@ impl Cluster {
             volume,
             reason: Reason::Count,
             figures,
+            later_hours: stream_model::hours::LaterHours::default(),
             at: now,
         };
         assert!(self.store.put_crossed(crossed).await.expect("recorded"));
@@ -309,6 +310,7 @@ impl Cluster {
             at,
             incarnation: 1,
             figures,
+            later_hours: stream_model::hours::LaterHours::default(),
             checksum: checksum.clone(),
             sessions,
         };

@@ -14,12 +14,13 @@ use bytes::Bytes;
 use serde_json::json;
 use stream_encoding::{Encoder, RowReader, RowValues};
 use stream_model::definition::{Sink, Source};
+use stream_model::hours::Hour;
 use stream_model::level::Defaults;
 use stream_model::opening::{self, Opening};
 use stream_model::slice::{Closing, Slice};
 use stream_model::time::SystemClock;
 use stream_model::trigger::Reason;
-use stream_model::{Clock, NodeId, SessionId, SliceId, VolumeId};
+use stream_model::{Clock, NodeId, SessionId, SliceId, Timestamp, VolumeId};
 use stream_node::{CancellationToken, Readiness, ReconcilerMetrics, Shutdown};
 use stream_state::{Lease, Mirror, Registration, Store, Topology, Versioned};
 use stream_storage::local::Options;
@@ -264,19 +265,23 @@ impl Running {
 }
 
 fn batch(slice: &Slice, seq: u64, rows: &[&str]) -> Batch {
+    batch_at(slice, seq, rows, SystemClock.now())
+}
+
+/// A batch of rows that arrived then.
+fn batch_at(slice: &Slice, seq: u64, rows: &[&str], at: Timestamp) -> Batch {
     let csv: String = rows.iter().map(|row| format!("\"{row}\"\n")).collect();
     let frame: Bytes = Encoder::new(slice.compression)
         .frame(csv.as_bytes())
         .expect("compressed");
-    let now = SystemClock.now();
     Batch {
         parts: vec![Part {
             slice: slice.id,
             seq,
             rows: u32::try_from(rows.len()).expect("few"),
             raw_bytes: u32::try_from(csv.len()).expect("short"),
-            first_at: now,
-            last_at: now,
+            first_at: at,
+            last_at: at,
             compression: slice.compression,
             frame,
         }],
@@ -392,6 +397,33 @@ async fn slices_stay_open_over_a_restart() {
         Some((2, 2))
     );
     reader.stop(PATIENCE).await.expect("stopped");
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slice_across_a_full_hour_is_sealed_with_the_rows_of_each() {
+    let machine = Machine::start().await;
+    let running = machine.writer().await;
+    let slice = machine.sink(running.volume()).await;
+    let connection = running.connect().await;
+    running.opened(&*connection, slice.id).await;
+    let first = Hour::of(SystemClock.now());
+    let next = Hour(first.0 + 1);
+    let end = Timestamp::from_millis(next.begins().as_millis() - 1);
+    let before = batch_at(&slice, 1, &["one", "two"], end);
+    assert_eq!(connection.append(before).await, Ok(Answer::Committed));
+    let after = batch_at(&slice, 2, &["three"], next.begins());
+    assert_eq!(connection.append(after).await, Ok(Answer::Committed));
+    running.stop().await;
+
+    let running = machine.writer().await;
+    let connection = running.connect().await;
+    assert_eq!(running.opened(&*connection, slice.id).await, 2);
+    let last = batch_at(&slice, 3, &["four", "five", "six"], next.begins());
+    assert_eq!(connection.append(last).await, Ok(Answer::Committed));
+    machine.rotate(slice.id).await;
+    let sealed = machine.wait_for_state(slice.id, "uploading").await;
+    assert_eq!(sealed.value.sealed_by_hour(), [(first, 2), (next, 4)]);
     running.stop().await;
 }
 

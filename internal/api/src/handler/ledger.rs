@@ -57,7 +57,7 @@ async fn account(context: &Context, key: &SinkKey) -> Result<Account, ApiError> 
     });
     let (rows, rejects) = reported.unwrap_or_default();
     let reported = rows.into_iter().chain(rejects);
-    let reported = reported.map(|(slice, crossed)| (slice, crossed.value.figures));
+    let reported = reported.map(|(slice, crossed)| (slice, crossed.value.clone()));
     Ok(Account::new(&ledger, &reported.collect()))
 }
 

@@ -53,6 +53,7 @@ async fn seal(world: &World, incarnation: u64) {
                     rows,
                     ..Figures::default()
                 },
+                later_hours: stream_model::hours::LaterHours::default(),
                 checksum: "00".repeat(32),
                 sessions: std::collections::BTreeMap::new(),
             };
@@ -269,6 +270,27 @@ async fn a_purge_whose_process_died_is_finished_by_the_next_one() {
     assert_eq!(remains(&world.base.store).await, (0, 0, 2));
     world.sink("Raw").await;
     assert_eq!(world.client.get(RAW).await.json()["version"]["number"], 1);
+    world.stop().await.expect("stopped");
+}
+
+/// From when it is decided that the table goes until it is gone.
+#[tokio::test]
+async fn no_sink_is_created_on_a_table_that_is_going() {
+    let (world, incarnation) = world().await;
+    world.base.target.broken.store(true, Ordering::SeqCst);
+    let task = purge(&world, incarnation, RAW).await;
+    assert_eq!(task["status"], "error", "{task}");
+    let mut body = sink_body("Raw");
+    body["name"] = json!("Neighbour");
+    let refused = world.client.finished("POST", SINKS, body.clone()).await;
+    assert_eq!(refused["status"], "error", "{refused}");
+    let error = refused["error"].as_str().expect("a reason");
+    assert!(error.contains("is being dropped"), "{error}");
+    gone(&world.client, &format!("{SINKS}/neighbour")).await;
+    world.base.target.broken.store(false, Ordering::SeqCst);
+    let task = purge(&world, incarnation, RAW).await;
+    assert_eq!(task["status"], "success", "{task}");
+    world.client.done("POST", SINKS, body).await;
     world.stop().await.expect("stopped");
 }
 

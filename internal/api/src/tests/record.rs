@@ -81,6 +81,7 @@ impl Stage {
                 rows: 3,
                 ..Figures::default()
             },
+            later_hours: stream_model::hours::LaterHours::default(),
             checksum: "00".repeat(32),
             sessions: BTreeMap::from([(SESSION, 5), (OTHER, 2)]),
         }

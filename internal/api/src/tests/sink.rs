@@ -390,6 +390,7 @@ pub(super) async fn cross(world: &World, slice: &Slice) {
             first_at: Some(at),
             last_at: Some(at),
         },
+        later_hours: stream_model::hours::LaterHours::default(),
         at,
     };
     world.base.store.put_crossed(crossed).await.expect("stored");

@@ -7,7 +7,7 @@ use serde::Serialize;
 use stream_model::file::{File, State};
 use stream_model::ledger::{Counts, Hour};
 use stream_model::slice::{Kind, Slice};
-use stream_model::statistics::Figures;
+use stream_model::statistics::Crossed;
 use stream_model::{FileId, SinkKey, SliceId, SourceKey, Timestamp};
 use stream_state::Ledger;
 
@@ -52,6 +52,23 @@ const fn is_even(difference: &i64) -> bool {
 }
 
 impl Balance {
+    /// So many records that are all there.
+    fn at(place: Place, rows: u64) -> Self {
+        let mut balance = Self {
+            received: rows,
+            ..Self::default()
+        };
+        let part = match place {
+            Place::Rejected => &mut balance.rejected,
+            Place::Buffered => &mut balance.buffered,
+            Place::Staged => &mut balance.staged,
+            Place::Imported => &mut balance.imported,
+            Place::Lost => &mut balance.lost,
+        };
+        *part = rows;
+        balance
+    }
+
     fn add(&mut self, other: &Self) {
         self.received += other.received;
         self.rejected += other.rejected;
@@ -99,52 +116,69 @@ pub(crate) struct Account {
 }
 
 impl Account {
-    /// Each slice counts in one hour and in one place. `reported` are the figures of slices that are not sealed.
-    pub(crate) fn new(ledger: &Ledger, reported: &BTreeMap<SliceId, Figures>) -> Self {
+    /// Each record counts in one hour and in one place. `reported` is of slices that are not sealed.
+    pub(crate) fn new(ledger: &Ledger, reported: &BTreeMap<SliceId, Crossed>) -> Self {
         let mut account = Self {
             earlier: ledger.earlier.into(),
             ..Self::default()
         };
         for (hour, counts) in &ledger.hours {
-            account
-                .hours
-                .entry(*hour)
-                .or_default()
-                .add(&(*counts).into());
+            account.add(*hour, &(*counts).into());
         }
         let files: BTreeMap<FileId, &File> =
             ledger.files.iter().map(|file| (file.id, file)).collect();
-        let mut sealed: BTreeMap<FileId, (Hour, u64)> = BTreeMap::new();
+        let mut sealed: BTreeMap<FileId, BTreeMap<Hour, u64>> = BTreeMap::new();
         for slice in &ledger.slices {
-            let reported = reported.get(&slice.id);
-            if slice.seal().is_none() && reported.is_none() {
+            let Some(hours) = by_hour(slice, reported.get(&slice.id)) else {
                 account.open += 1;
                 continue;
+            };
+            let place = Place::of(slice, files.get(&slice.file).copied());
+            if slice.seal().is_some() && slice.kind.is_rows() {
+                let file = sealed.entry(slice.file).or_default();
+                for (hour, rows) in &hours {
+                    *file.entry(*hour).or_default() += rows;
+                }
             }
-            let hour = hour(slice, reported);
-            let balance = place(slice, files.get(&slice.file).copied(), reported);
-            if slice.kind.is_rows() {
-                let rows = slice.seal().map_or(0, |seal| seal.figures.rows);
-                sealed.entry(slice.file).or_insert((hour, 0)).1 += rows;
+            for (hour, rows) in hours {
+                account.add(hour, &Balance::at(place, rows));
             }
-            account.hours.entry(hour).or_default().add(&balance);
+            for (hour, rows) in slice.lost_by_hour() {
+                account.add(hour, &Balance::at(Place::Lost, rows));
+            }
         }
         account.count_by_target(&files, &sealed);
         account
     }
 
-    /// The target has counted the rows of a file itself: what it has more or less than was sealed is in the file's first hour.
+    fn add(&mut self, hour: Hour, balance: &Balance) {
+        self.hours.entry(hour).or_default().add(balance);
+    }
+
+    /// The target has counted the rows of a file itself: what it has more than was sealed is in the file's first hour, what it has
+    /// less is missing in the first hours.
     fn count_by_target(
         &mut self,
         files: &BTreeMap<FileId, &File>,
-        sealed: &BTreeMap<FileId, (Hour, u64)>,
+        sealed: &BTreeMap<FileId, BTreeMap<Hour, u64>>,
     ) {
-        for (id, (hour, sealed)) in sealed {
-            let Some(State::Imported { rows, .. }) = files.get(id).map(|file| &file.state) else {
+        for (file, hours) in sealed
+            .iter()
+            .filter_map(|(id, it)| Some((files.get(id)?, it)))
+        {
+            let State::Imported { rows, .. } = &file.state else {
                 continue;
             };
-            let balance = self.hours.entry(*hour).or_default();
-            balance.imported = (balance.imported + rows).saturating_sub(*sealed);
+            let sealed: u64 = hours.values().sum();
+            let first = hours.keys().next().copied();
+            let first = first.unwrap_or(Hour::of(file.opened_at));
+            self.hours.entry(first).or_default().imported += rows.saturating_sub(sealed);
+            let mut less = sealed.saturating_sub(*rows);
+            for (hour, rows) in hours {
+                let gone = less.min(*rows);
+                less -= gone;
+                self.hours.entry(*hour).or_default().imported -= gone;
+            }
         }
     }
 
@@ -155,32 +189,37 @@ impl Account {
     }
 }
 
-fn hour(slice: &Slice, reported: Option<&Figures>) -> Hour {
-    match reported.and_then(|figures| figures.first_at) {
-        Some(first_at) if slice.seal().is_none() => Hour::of(first_at),
-        _ => Hour::of_slice(slice),
+/// The records of a slice by the hour in which they arrived; none when nothing is known of them yet.
+fn by_hour(slice: &Slice, reported: Option<&Crossed>) -> Option<Vec<(Hour, u64)>> {
+    if slice.seal().is_some() {
+        return Some(slice.sealed_by_hour());
     }
+    let crossed = reported?;
+    let later = &crossed.later_hours;
+    Some(later.by_hour(&crossed.figures, slice.opened_at))
 }
 
-/// Where the records of a slice are.
-fn place(slice: &Slice, file: Option<&File>, reported: Option<&Figures>) -> Balance {
-    let sealed = slice.seal().map(|seal| seal.figures.rows);
-    let rows = sealed.or(reported.map(|figures| figures.rows)).unwrap_or(0);
-    let lost = slice.forgotten.as_ref().and_then(|it| it.rows).unwrap_or(0);
-    let mut balance = Balance {
-        received: rows + lost,
-        lost,
-        ..Balance::default()
-    };
-    let imported = file.is_some_and(|file| matches!(file.state, State::Imported { .. }));
-    let part = match (slice.kind, imported, slice.is_uploaded()) {
-        (Kind::Rejects, ..) => &mut balance.rejected,
-        (Kind::Rows, true, _) => &mut balance.imported,
-        (Kind::Rows, false, true) => &mut balance.staged,
-        (Kind::Rows, false, false) => &mut balance.buffered,
-    };
-    *part = rows;
-    balance
+/// Where records are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Rejected,
+    Buffered,
+    Staged,
+    Imported,
+    Lost,
+}
+
+impl Place {
+    /// Where those of a slice are that were not given up.
+    fn of(slice: &Slice, file: Option<&File>) -> Self {
+        let imported = file.is_some_and(|file| matches!(file.state, State::Imported { .. }));
+        match (slice.kind, imported, slice.is_uploaded()) {
+            (Kind::Rejects, ..) => Self::Rejected,
+            (Kind::Rows, true, _) => Self::Imported,
+            (Kind::Rows, false, true) => Self::Staged,
+            (Kind::Rows, false, false) => Self::Buffered,
+        }
+    }
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
@@ -261,6 +300,9 @@ impl SourceLedgerView {
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
+    use stream_model::hours::LaterHours;
+    use stream_model::statistics::Figures;
+    use stream_model::trigger::Reason;
 
     use super::*;
 
@@ -283,10 +325,15 @@ mod tests {
     }
 
     fn sealed(name: &str, rows: u64, first_at: &str) -> Value {
+        sealed_with(name, rows, first_at, 0)
+    }
+
+    /// With so many rows in the hour of `LATER`.
+    fn sealed_with(name: &str, rows: u64, first_at: &str, later: u64) -> Value {
         json!({
             "name": name, "at": AT, "object": "x", "closing": {"at": AT, "reason": "count"},
             "seal": {
-                "at": AT, "incarnation": 1, "checksum": "", "sessions": {},
+                "at": AT, "incarnation": 1, "checksum": "", "sessions": {}, "laterHours": {LATER: later},
                 "figures": {"rows": rows, "rawBytes": rows, "bytes": rows, "firstAt": first_at, "lastAt": first_at},
             },
         })
@@ -310,6 +357,8 @@ mod tests {
         lost.forgotten = Some(stream_model::slice::Forgotten {
             at: AT.parse().expect("a time"),
             rows: Some(9),
+            first_at: Some(AT.parse().expect("a time")),
+            later_hours: later(4),
         });
         let removed = Counts {
             rows: 100,
@@ -328,7 +377,7 @@ mod tests {
                 slice(1, 1, &json!({"name": "writing"})),
                 slice(2, 1, &json!({"name": "writing"})),
                 slice(3, 1, &sealed("uploading", 2, AT)),
-                slice(4, 1, &sealed("uploaded", 3, AT)),
+                slice(4, 1, &sealed_with("uploaded", 3, AT, 1)),
                 slice(5, 2, &sealed("uploaded", 4, LATER)),
                 rejects,
                 lost,
@@ -337,13 +386,34 @@ mod tests {
         }
     }
 
-    fn view(ledger: &Ledger) -> Value {
+    /// So many rows in the hour of `LATER`.
+    fn later(rows: u64) -> LaterHours {
+        let hour = Hour::of(LATER.parse().expect("a time"));
+        [(hour, rows)].into_iter().collect()
+    }
+
+    /// Of slice 2, which has reached a limit.
+    fn crossed() -> Crossed {
+        let at = AT.parse().expect("a time");
         let figures = Figures {
-            rows: 1,
-            first_at: Some(LATER.parse().expect("a time")),
+            rows: 3,
+            first_at: Some(at),
             ..Figures::default()
         };
-        let reported = BTreeMap::from([(SliceId::from_bytes([2; 16]), figures)]);
+        let slice = slice(2, 1, &json!({"name": "writing"}));
+        Crossed {
+            sink: slice.sink,
+            slice: slice.id,
+            volume: slice.volume,
+            reason: Reason::Interval,
+            figures,
+            later_hours: later(2),
+            at,
+        }
+    }
+
+    fn view(ledger: &Ledger) -> Value {
+        let reported = BTreeMap::from([(SliceId::from_bytes([2; 16]), crossed())]);
         let hours = Hours {
             first: Hour(0),
             last: Hour(u64::MAX),
@@ -360,19 +430,32 @@ mod tests {
                 "sourceId": "orders", "sinkId": "raw",
                 "hours": [
                     {
-                        "hour": "2026-01-01T10:00:00.000Z", "received": 125, "rejected": 11, "buffered": 2,
-                        "staged": 3, "imported": 100, "lost": 9,
+                        "hour": "2026-01-01T10:00:00.000Z", "received": 121, "rejected": 11, "buffered": 3,
+                        "staged": 2, "imported": 100, "lost": 5,
                     },
                     {
-                        "hour": LATER, "received": 12, "rejected": 7, "buffered": 1, "staged": 0, "imported": 4,
+                        "hour": LATER, "received": 18, "rejected": 7, "buffered": 2, "staged": 1, "imported": 4,
+                        "lost": 4,
                     },
                 ],
                 "total": {
-                    "received": 1_137, "rejected": 18, "buffered": 3, "staged": 3, "imported": 1_104, "lost": 9,
+                    "received": 1_139, "rejected": 18, "buffered": 5, "staged": 3, "imported": 1_104, "lost": 9,
                 },
                 "addsUp": true, "openSlices": 1,
             })
         );
+    }
+
+    /// A file whose rows arrived in two hours, of which the target counts fewer than are in the first.
+    #[test]
+    fn what_the_target_has_less_of_is_missing_in_the_first_hours() {
+        let mut ledger = ledger(1);
+        ledger.slices[4] = slice(5, 2, &sealed_with("uploaded", 8, AT, 5));
+        let view = view(&ledger);
+        let missing = |of: &Value| of["missing"].clone();
+        assert_eq!(missing(&view["total"]), 7);
+        assert_eq!(missing(&view["hours"][0]), 3);
+        assert_eq!(missing(&view["hours"][1]), 4);
     }
 
     #[test]

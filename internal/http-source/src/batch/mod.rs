@@ -23,6 +23,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use stream_encoding::CompressError;
 use stream_model::Timestamp;
+use stream_model::hours::Hour;
 use stream_model::level::Durability;
 use tokio::time::Instant;
 
@@ -184,6 +185,8 @@ impl Room<'_> {
 pub(crate) struct Open {
     gathered: Gathered,
     opened_at: Instant,
+    /// The hour in which its records arrived.
+    hour: Option<Hour>,
 }
 
 impl Open {
@@ -223,20 +226,25 @@ impl Open {
         Self {
             gathered,
             opened_at: now,
+            hour: None,
         }
     }
 
-    /// Whether rows made by `plan` may be added.
-    pub fn takes(&self, plan: &Arc<Plan>) -> bool {
+    /// Whether rows made by `plan` of a record that arrived at `at` may be added. The rows of a part count in one hour, so a batch
+    /// has records of one.
+    pub fn takes(&self, plan: &Arc<Plan>, at: Timestamp) -> bool {
         let own = &self.gathered.promise.plan;
-        Arc::ptr_eq(own, plan) || own.makes_same_rows_as(plan)
+        let is_same_plan = Arc::ptr_eq(own, plan) || own.makes_same_rows_as(plan);
+        is_same_plan && self.hour.is_none_or(|hour| hour == Hour::of(at))
     }
 
     /// Adds a record with its rows.
     pub fn push(&mut self, received: Received, mapped: &mut Mapped) -> Ticket {
         let batch = &mut self.gathered;
         let index = u32::try_from(batch.records.len()).expect("a batch has at most 2^20 records");
-        batch.take_rows(index, received.record.received_at, mapped);
+        let at = received.record.received_at;
+        self.hour.get_or_insert_with(|| Hour::of(at));
+        batch.take_rows(index, at, mapped);
         batch.load.add(mapped.bytes());
         batch.is_keyed |= received.key.is_some();
         batch.records.push(received);

@@ -144,8 +144,9 @@ impl Lane {
         if inbox.life == Life::Ended {
             return Err(Ended(received, reserved));
         }
+        let at = received.record.received_at;
         inbox.close_open_if(|open| {
-            !open.takes(plan) || now.duration_since(open.opened_at()) > MAX_GATHERING
+            !open.takes(plan, at) || now.duration_since(open.opened_at()) > MAX_GATHERING
         });
         let before = inbox.open.as_ref().map_or(0, Open::raw_bytes);
         let open = match &mut inbox.open {

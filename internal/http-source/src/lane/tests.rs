@@ -1,5 +1,6 @@
 //! The append protocol, fault by fault.
 
+use stream_model::Timestamp;
 use stream_model::level::Durability;
 use stream_storage::wire::RefusalReason;
 
@@ -42,6 +43,33 @@ async fn records_that_wait_for_one_commit_share_a_batch() {
     ];
     assert_eq!(frames, expected);
     assert_eq!((rig.lane.outstanding(), rig.admission.used()), (0, 0));
+}
+
+/// The ledger counts the rows of a part in one hour.
+#[tokio::test(start_paused = true)]
+async fn a_batch_has_records_of_one_hour() {
+    let rig = Rig::new();
+    rig.route(vec![body_sink("a", 1)], &[slice(1)]);
+    rig.volume.hold();
+    let hour = 3_600_000;
+    let appended = [
+        ("0", 0),
+        ("1", hour - 2),
+        ("2", hour - 1),
+        ("3", hour),
+        ("4", 2 * hour - 1),
+        // It took longer to arrive than the one before.
+        ("5", hour - 1),
+    ];
+    let tickets = appended.map(|(body, at)| rig.append_at(body, Timestamp::from_millis(at)));
+    rig.volume.release();
+    for ticket in tickets {
+        assert_eq!(ticket.outcome().await.written, WRITTEN);
+    }
+    let frames = rig.volume.with(|state| state.frames.clone());
+    let frames = frames.iter().map(|(_, _, rows)| rows.replace('\n', " "));
+    let expected = [r#""0" "1" "2" "#, r#""3" "4" "#, r#""5" "#];
+    assert_eq!(frames.collect::<Vec<_>>(), expected);
 }
 
 /// In real time: the evaluator is a thread, and the clock of a test would run ahead of it.

@@ -5,6 +5,7 @@
 
 use stream_model::definition::mapping::{MAX_COLUMNS, MAX_TEMPLATE_LEN};
 use stream_model::definition::{ColumnKind, MAX_DESCRIPTION_LEN, MAX_NAME_LEN, Table};
+use stream_model::hours::MAX_HOURS;
 use stream_model::slice::{MAX_SESSIONS, Slice};
 
 use super::picture::Picture;
@@ -17,7 +18,7 @@ const MAX_VOLUMES: usize = 100;
 /// The most bytes of a task's identifier.
 const MAX_TASK_ID: usize = 512;
 /// The most bytes of a slice, without the reason of its last failure.
-const MAX_SLICE: usize = 4096;
+const MAX_SLICE: usize = 7168;
 
 /// The most bytes of a value.
 const fn most_bytes(key: &Key) -> Option<usize> {
@@ -35,7 +36,8 @@ const fn most_bytes(key: &Key) -> Option<usize> {
         Key::Provisioning(_) => Some(32 << 10),
         // The id of a node alone may have 253.
         Key::Incarnation(_) | Key::Forgotten(_) => Some(400),
-        Key::Crossed(..) | Key::RejectsCrossed(..) => Some(600),
+        // 600 for most: the rest is for hours.
+        Key::Crossed(..) | Key::RejectsCrossed(..) => Some(3584),
         Key::Registration(_) | Key::Node { .. } | Key::Lock(_) => Some(1024),
         // Up to 100 volumes, each of which may have taken shards over.
         Key::Assignment(_) => Some(32 << 10),
@@ -126,6 +128,8 @@ fn check_table(key: &Key, table: &Table, findings: &mut Vec<Finding>) {
 fn check_slice(key: &Key, slice: &Slice, findings: &mut Vec<Finding>) {
     if let Some(seal) = slice.seal() {
         check_count(key, "sessions", seal.sessions.len(), MAX_SESSIONS, findings);
+        let hours = seal.later_hours.entries().len();
+        check_count(key, "later hours", hours, MAX_HOURS - 1, findings);
     }
     let without_reason = Slice {
         retry: None,

@@ -67,14 +67,10 @@ impl Store {
         sink: &SinkKey,
         removed: &BTreeMap<Hour, Counts>,
     ) -> Result<Txn<'a>, StateError> {
-        let mut days: BTreeMap<u64, Day> = BTreeMap::new();
-        for (hour, counts) in removed {
-            let (day, place) = hour.in_day();
-            days.entry(day).or_default().add(place, *counts);
-        }
-        let Some(newest) = days.keys().next_back().copied() else {
+        let Some((newest, _)) = removed.keys().next_back().map(|hour| hour.in_day()) else {
             return Ok(txn);
         };
+        let mut days = by_day(removed, oldest_kept(newest));
         let mut stored: BTreeMap<u64, Versioned<Day>> = BTreeMap::new();
         for day in days.keys() {
             let key = Key::LedgerDay(sink.clone(), *day);
@@ -101,6 +97,25 @@ impl Store {
     }
 }
 
+/// The oldest day that is kept by hour beside the newest one.
+fn oldest_kept(newest: u64) -> u64 {
+    newest.saturating_sub(KEPT_DAYS - 1).max(EARLIER + 1)
+}
+
+/// What is removed, by day. A slice that was open for weeks has hours that are too old at once: so there are never more days than
+/// fit into the transaction.
+fn by_day(removed: &BTreeMap<Hour, Counts>, oldest: u64) -> BTreeMap<u64, Day> {
+    let mut days: BTreeMap<u64, Day> = BTreeMap::new();
+    for (hour, counts) in removed {
+        let (day, place) = match hour.in_day() {
+            (day, _) if day < oldest => (EARLIER, 0),
+            kept => kept,
+        };
+        days.entry(day).or_default().add(place, *counts);
+    }
+    days
+}
+
 /// Adds days that are too old to the sum of all that is earlier.
 fn fold<'a>(
     mut txn: Txn<'a>,
@@ -109,8 +124,9 @@ fn fold<'a>(
     stored: &mut BTreeMap<u64, Versioned<Day>>,
     days: &mut BTreeMap<u64, Day>,
 ) -> Txn<'a> {
-    let oldest_kept = newest.saturating_sub(KEPT_DAYS - 1).max(EARLIER + 1);
-    let old = stored.range(EARLIER + 1..oldest_kept).map(|(day, _)| *day);
+    let old = stored
+        .range(EARLIER + 1..oldest_kept(newest))
+        .map(|(day, _)| *day);
     let old = old.filter(|day| !days.contains_key(day));
     let old: Vec<u64> = old.take(FOLDED_AT_ONCE).collect();
     for day in old {

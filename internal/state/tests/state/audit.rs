@@ -258,6 +258,7 @@ async fn build_raw(store: &Store) {
         volume: volume(1),
         reason: Reason::Size,
         figures: Figures::default(),
+        later_hours: stream_model::hours::LaterHours::default(),
         at: at(9),
     };
     assert!(store.put_crossed(crossed).await.expect("noted"));
@@ -470,16 +471,25 @@ async fn sizes_beyond_their_bounds_are_found() {
         let session = |n: u64| (format!("{n:016x}"), json!(u64::MAX));
         (0..count).map(session).collect()
     };
+    let hours = |count: i64| -> Value {
+        let hour = |n: i64| (at(n * 3600).to_string(), json!(u32::MAX));
+        (1..=count).map(hour).collect()
+    };
     let full = state.edited(&sealed, |value| {
-        value["state"]["seal"]["sessions"] = sessions(64)
+        value["state"]["seal"]["sessions"] = sessions(64);
+        value["state"]["seal"]["laterHours"] = hours(71);
     });
     assert_findings(&full, &[]);
     let over = state.edited(&sealed, |value| {
         value["state"]["seal"]["sessions"] = sessions(65)
     });
     assert_findings(&over, &[(&sealed, size)]);
+    let over = state.edited(&sealed, |value| {
+        value["state"]["seal"]["laterHours"] = hours(72)
+    });
+    assert_findings(&over, &[(&sealed, size)]);
     let long = state.edited(&sealed, |value| {
-        value["state"]["object"] = json!("o".repeat(4096))
+        value["state"]["object"] = json!("o".repeat(7168))
     });
     assert_findings(&long, &[(&sealed, size)]);
     let failed = state.edited(&slice_path(RAW, 6), |value| {

@@ -30,10 +30,14 @@ async fn import_and_remove(
     rows: u64,
     first_at: Timestamp,
 ) -> Open {
-    let (key, incarnation) = (&open.sink.value.key, open.incarnation);
+    let seal = seal_at(rows, open.incarnation, first_at);
+    import_sealed_and_remove(store, open, number, seal).await
+}
+
+async fn import_sealed_and_remove(store: &Store, open: &Open, number: u8, seal: Seal) -> Open {
+    let (key, incarnation, rows) = (&open.sink.value.key, open.incarnation, seal.figures.rows);
     let closed = followed(store, open, number).await;
     let stored = read_slice(store, key, open.slice.value.id).await;
-    let seal = seal_at(rows, incarnation, first_at);
     let sealed = store
         .seal_slice(&stored, seal, incarnation)
         .await
@@ -153,6 +157,35 @@ async fn days_that_are_too_old_are_folded_and_nothing_is_forgotten() {
         assert_eq!(ledger.earlier, rows(9));
         let oldest = ledger.hours.keys().next().copied();
         assert_eq!(oldest, Some(Hour::of(at(9 * DAY))));
+    })
+    .await;
+}
+
+/// One that was open without a coordinator for so long that not every hour is kept, and that has more days than a transaction
+/// has room for.
+#[tokio::test]
+async fn a_slice_counts_in_each_hour_in_which_it_got_rows() {
+    on_every_server(async |fixture| {
+        let store = &fixture.store;
+        let open = open(store).await;
+        let key = open.sink.value.key.clone();
+        let days = 140;
+        let mut seal = seal_at(10 + days, open.incarnation, at(0));
+        let hours = (1..=days).map(|day| at(i64::try_from(day).expect("few") * DAY));
+        seal.later_hours = hours.map(|at| (Hour::of(at), 1)).collect();
+        let open = import_sealed_and_remove(store, &open, 2, seal).await;
+        let ledger = store.ledger(&key).await.expect("read");
+        let newest = Hour::of(at(140 * DAY)).0;
+        let expected = (0..KEPT_DAYS).map(|day| (Hour(newest - day * 24), rows(1)));
+        assert_eq!(ledger.hours, expected.collect());
+        assert_eq!(ledger.earlier, rows(10 + days - KEPT_DAYS));
+
+        let mut seal = seal_at(4, open.incarnation, at(139 * DAY));
+        seal.later_hours = [(Hour(newest), 3)].into_iter().collect();
+        import_sealed_and_remove(store, &open, 3, seal).await;
+        let ledger = store.ledger(&key).await.expect("read");
+        let newest = [newest - 24, newest].map(|hour| ledger.hours[&Hour(hour)].rows);
+        assert_eq!(newest, [2, 4]);
     })
     .await;
 }

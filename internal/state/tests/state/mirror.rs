@@ -207,6 +207,7 @@ async fn random_step(
                 volume: volume(1),
                 reason: Reason::Size,
                 figures: Figures::default(),
+                later_hours: stream_model::hours::LaterHours::default(),
                 at: at(1),
             };
             store.put_crossed(crossed).await.expect("noted");

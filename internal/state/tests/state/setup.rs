@@ -113,6 +113,7 @@ pub(crate) fn crossed(slice: &Slice) -> Crossed {
         volume: slice.volume,
         reason: Reason::Count,
         figures: Figures::default(),
+        later_hours: stream_model::hours::LaterHours::default(),
         at: at(3),
     }
 }

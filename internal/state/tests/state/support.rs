@@ -330,6 +330,7 @@ pub(crate) fn seal(rows: u64, incarnation: u64) -> Seal {
             first_at: None,
             last_at: None,
         },
+        later_hours: stream_model::hours::LaterHours::default(),
         checksum: "00".repeat(32),
         sessions: std::collections::BTreeMap::new(),
     }

@@ -27,7 +27,7 @@ use stream_model::{Clock, ErrorKind, SliceId};
 use stream_node::{CancellationToken, Outcome, Reconciler, TaskError};
 use stream_state::{Mirror, StateError, Store, Topology, Versioned};
 use stream_storage::crash::{self, Point};
-use stream_storage::local::{Content, SliceSpec, SliceStatus, Volume};
+use stream_storage::local::{SliceSpec, SliceStatus, Volume};
 use tracing::{debug, error, info, warn};
 
 use self::plan::{Done, Local, Plan, plan};
@@ -205,18 +205,14 @@ impl Keeper {
         let sealed = tokio::time::timeout(SEAL_PATIENCE, sealing)
             .await
             .map_err(|_elapsed| KeepError::NotYet(slice.id))?;
-        let Content {
-            figures,
-            checksum,
-            sessions,
-        } = sealed.map_err(|_unknown| KeepError::Stopped(slice.id))?;
-        let (at, incarnation) = (self.parts.clock.now(), self.parts.incarnation);
+        let content = sealed.map_err(|_unknown| KeepError::Stopped(slice.id))?;
         Ok(Seal {
-            at,
-            incarnation,
-            figures,
-            checksum,
-            sessions,
+            at: self.parts.clock.now(),
+            incarnation: self.parts.incarnation,
+            figures: content.figures,
+            later_hours: content.later_hours,
+            checksum: content.checksum,
+            sessions: content.sessions,
         })
     }
 

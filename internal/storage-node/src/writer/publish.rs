@@ -96,6 +96,7 @@ impl Publisher {
             volume,
             reason: crossed.reason,
             figures: crossed.figures,
+            later_hours: crossed.later_hours.clone(),
             at: crossed.at,
         })
     }

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use stream_model::hours::{Hour, LaterHours};
 use stream_model::level::Compression;
 use stream_model::statistics::Figures;
 use stream_model::{SessionId, SliceId, Timestamp, VolumeId};
@@ -20,6 +21,8 @@ use super::format::{
 
 const MAGIC: &[u8; 8] = b"STRMCKPT";
 const VERSION: u32 = 1;
+/// How the hours begin that stand behind the slices.
+const HOURS_MAGIC: &[u8; 4] = b"HOUR";
 const EXTENSION: &str = "checkpoint";
 /// Checkpoints to keep.
 pub(super) const KEEP: usize = 2;
@@ -45,6 +48,8 @@ pub(super) struct CheckpointSlice {
     pub entry: u64,
     pub len: u64,
     pub figures: Figures,
+    /// Rows that arrived in later hours than the first.
+    pub later_hours: LaterHours,
     pub sessions: BTreeMap<SessionId, u64>,
     /// Set when the slice takes no more rows.
     pub sealed: Option<Option<SliceId>>,
@@ -63,9 +68,33 @@ impl Checkpoint {
         for slice in &self.slices {
             slice.encode(&mut out);
         }
+        self.encode_hours(&mut out);
         let crc = crc32c::crc32c(&out);
         out.extend_from_slice(&crc.to_le_bytes());
         out
+    }
+
+    /// Appends the hours of the slices that have rows of several. Behind everything else: a reader that knows none passes over
+    /// them.
+    fn encode_hours(&self, out: &mut Vec<u8>) {
+        let slices = (0_u32..).zip(&self.slices);
+        let several = slices.filter(|(_, slice)| !slice.later_hours.is_empty());
+        let several: Vec<_> = several.collect();
+        if several.is_empty() {
+            return;
+        }
+        let count = |len: usize| u32::try_from(len).expect("so many slices do not fit into memory");
+        out.extend_from_slice(HOURS_MAGIC);
+        out.extend_from_slice(&count(several.len()).to_le_bytes());
+        for (position, slice) in several {
+            let hours = slice.later_hours.entries();
+            out.extend_from_slice(&position.to_le_bytes());
+            out.extend_from_slice(&count(hours.len()).to_le_bytes());
+            for (hour, rows) in hours {
+                out.extend_from_slice(&hour.0.to_le_bytes());
+                out.extend_from_slice(&rows.to_le_bytes());
+            }
+        }
     }
 
     /// The checkpoint, or none when the bytes are damaged or of another volume.
@@ -87,6 +116,7 @@ impl Checkpoint {
         for _ in 0..count {
             slices.push(CheckpointSlice::decode(&mut input)?);
         }
+        decode_hours(&mut input, &mut slices)?;
         Some(Self {
             number,
             last_entry,
@@ -94,6 +124,23 @@ impl Checkpoint {
             slices,
         })
     }
+}
+
+/// Reads the hours behind the slices, if there are any.
+fn decode_hours(input: &mut Reader<'_>, slices: &mut [CheckpointSlice]) -> Option<()> {
+    // Something else is of a later version, and none of the slices.
+    if !input.0.starts_with(HOURS_MAGIC) {
+        return Some(());
+    }
+    input.take(HOURS_MAGIC.len())?;
+    for _ in 0..input.u32()? {
+        let position = usize::try_from(input.u32()?).ok()?;
+        let slice = slices.get_mut(position)?;
+        let count = input.u32()?;
+        let hours = (0..count).map(|_| Some((Hour(input.u64()?), input.u64()?)));
+        slice.later_hours = hours.collect::<Option<_>>()?;
+    }
+    Some(())
 }
 
 impl CheckpointSlice {
@@ -144,6 +191,7 @@ impl CheckpointSlice {
             entry,
             len,
             figures,
+            later_hours: LaterHours::default(),
             sessions,
             sealed,
         })
@@ -223,40 +271,90 @@ pub(super) fn read_all(
 mod tests {
     use super::*;
 
-    #[test]
-    fn round_trips_and_detects_every_flipped_bit_and_cut() {
-        let volume = VolumeId::from_bytes([3; 16]);
-        let checkpoint = Checkpoint {
+    fn volume() -> VolumeId {
+        VolumeId::from_bytes([3; 16])
+    }
+
+    fn slice(id: u8, later_hours: LaterHours) -> CheckpointSlice {
+        CheckpointSlice {
+            id: SliceId::from_bytes([id; 16]),
+            compression: Compression::Zstd { level: 3 },
+            entry: 90,
+            len: 1000,
+            figures: Figures {
+                rows: 5,
+                raw_bytes: 50,
+                bytes: 20,
+                first_at: Some(Timestamp::from_millis(-1)),
+                last_at: None,
+            },
+            later_hours,
+            sessions: BTreeMap::from([(SessionId(4), 5)]),
+            sealed: Some(Some(SliceId::from_bytes([2; 16]))),
+        }
+    }
+
+    fn checkpoint(slices: Vec<CheckpointSlice>) -> Checkpoint {
+        Checkpoint {
             number: 7,
             last_entry: 99,
             last_group: 98,
-            slices: vec![CheckpointSlice {
-                id: SliceId::from_bytes([1; 16]),
-                compression: Compression::Zstd { level: 3 },
-                entry: 90,
-                len: 1000,
-                figures: Figures {
-                    rows: 5,
-                    raw_bytes: 50,
-                    bytes: 20,
-                    first_at: Some(Timestamp::from_millis(-1)),
-                    last_at: None,
-                },
-                sessions: BTreeMap::from([(SessionId(4), 5)]),
-                sealed: Some(Some(SliceId::from_bytes([2; 16]))),
-            }],
-        };
-        let bytes = checkpoint.encode(volume);
-        assert_eq!(Checkpoint::decode(&bytes, volume), Some(checkpoint));
-        assert_eq!(
-            Checkpoint::decode(&bytes, VolumeId::from_bytes([4; 16])),
-            None
-        );
-        for at in 0..bytes.len() {
-            let mut damaged = bytes.clone();
-            damaged[at] ^= 4;
-            assert_eq!(Checkpoint::decode(&damaged, volume), None);
-            assert_eq!(Checkpoint::decode(&bytes[..at], volume), None);
+            slices,
         }
+    }
+
+    fn hours() -> LaterHours {
+        [(Hour(1), 2), (Hour(490_000), 1)].into_iter().collect()
+    }
+
+    #[test]
+    fn round_trips_and_detects_every_flipped_bit_and_cut() {
+        let (one, several) = (slice(1, LaterHours::default()), slice(5, hours()));
+        for slices in [vec![one.clone()], vec![one.clone(), several, one]] {
+            let checkpoint = checkpoint(slices);
+            let bytes = checkpoint.encode(volume());
+            assert_eq!(Checkpoint::decode(&bytes, volume()), Some(checkpoint));
+            let other = VolumeId::from_bytes([4; 16]);
+            assert_eq!(Checkpoint::decode(&bytes, other), None);
+            for at in 0..bytes.len() {
+                let mut damaged = bytes.clone();
+                damaged[at] ^= 4;
+                assert_eq!(Checkpoint::decode(&damaged, volume()), None);
+                assert_eq!(Checkpoint::decode(&bytes[..at], volume()), None);
+            }
+        }
+    }
+
+    /// The content without its checksum, which a test can change.
+    fn content(slices: Vec<CheckpointSlice>) -> Vec<u8> {
+        let mut bytes = checkpoint(slices).encode(volume());
+        bytes.truncate(bytes.len() - 4);
+        bytes
+    }
+
+    fn decoded(content: &[u8]) -> Option<Checkpoint> {
+        let crc = crc32c::crc32c(content).to_le_bytes();
+        Checkpoint::decode(&[content, &crc[..]].concat(), volume())
+    }
+
+    #[test]
+    fn hours_stand_behind_what_a_version_without_them_has_written() {
+        let plain = content(vec![slice(1, LaterHours::default())]);
+        let with_hours = content(vec![slice(1, hours())]);
+        assert_eq!(with_hours[..plain.len()], plain);
+        assert_eq!(with_hours.len(), plain.len() + 4 + 4 + 8 + 2 * 16);
+        let read = decoded(&plain).expect("whole");
+        assert_eq!(read.slices[0].later_hours, LaterHours::default());
+        for cut in plain.len() + 4..with_hours.len() {
+            assert_eq!(decoded(&with_hours[..cut]), None, "{cut}");
+        }
+        // Of no slice that is there.
+        let mut elsewhere = with_hours.clone();
+        elsewhere[plain.len() + 8] = 1;
+        assert_eq!(decoded(&elsewhere), None);
+        // What a later version may put there.
+        let later = [&with_hours[..], b"LATR"].concat();
+        assert_eq!(decoded(&later), decoded(&with_hours));
+        assert_eq!(decoded(&[&plain[..], b"LATR"].concat()), decoded(&plain));
     }
 }

@@ -351,6 +351,7 @@ impl Flusher {
             entry: slice.last_entry,
             len: slice.file_len,
             figures: slice.figures,
+            later_hours: slice.later_hours.clone(),
             sessions: slice.sessions.clone(),
             sealed: match &slice.stage {
                 Stage::Open => None,

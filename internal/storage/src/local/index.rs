@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
+use stream_model::hours::LaterHours;
 use stream_model::level::{Compression, Durability};
 use stream_model::slice::MAX_SESSIONS;
 use stream_model::statistics::Figures;
@@ -44,6 +45,8 @@ pub(super) struct Slice {
     pub sessions: BTreeMap<SessionId, u64>,
     /// Committed rows. `bytes` counts frames as they came; the file is smaller after coalescing.
     pub figures: Figures,
+    /// Rows of them that arrived in later hours than the first.
+    pub later_hours: LaterHours,
     pub stage: Stage,
     /// Committed frames that are not in the slice file yet, oldest first.
     pub pending: VecDeque<Frame>,
@@ -110,6 +113,7 @@ impl Slice {
             compression,
             sessions: BTreeMap::new(),
             figures: Figures::default(),
+            later_hours: LaterHours::default(),
             stage: Stage::Open,
             pending: VecDeque::new(),
             pending_raw: 0,
@@ -157,6 +161,8 @@ impl Slice {
     fn add(&mut self, part: Committed) {
         let (seq, session) = (part.seq, part.session);
         self.sessions.insert(session, seq);
+        self.later_hours
+            .add(&self.figures, part.first_at, part.rows.into());
         self.figures.add(&Figures {
             rows: part.rows.into(),
             raw_bytes: part.frame.raw.into(),
@@ -196,6 +202,7 @@ impl Slice {
             slice: id,
             reason,
             figures: self.figures,
+            later_hours: self.later_hours.clone(),
             at: now,
         })
     }

@@ -233,6 +233,7 @@ impl<'a> Recoverer<'a> {
             let mut slice = Slice::new(state.compression);
             slice.sessions = state.sessions.clone();
             slice.figures = state.figures;
+            slice.later_hours = state.later_hours.clone();
             slice.file_len = state.len;
             slice.last_entry = state.entry;
             slice.flushed_entry = state.entry;

@@ -12,6 +12,7 @@ use proptest::prelude::*;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use stream_model::definition::TableKind;
+use stream_model::hours::Hour;
 use stream_model::level::{Compression, Durability};
 use stream_model::time::ManualClock;
 use stream_model::trigger::{Reason, UploadTrigger};
@@ -572,15 +573,19 @@ async fn slices_report_their_triggers_once() {
         connection.append(one(slice(2), 1, "a")).await,
         Ok(Answer::Committed)
     );
-    assert_eq!(
-        connection.append(one(slice(1), 2, "b")).await,
-        Ok(Answer::Committed)
-    );
+    let mut later = one(slice(1), 2, "b");
+    later.parts[0].first_at = Hour(1).begins();
+    later.parts[0].last_at = Hour(1).begins();
+    assert_eq!(connection.append(later).await, Ok(Answer::Committed));
     let crossed = volume.next_crossed().await;
     assert_eq!(
         (crossed.slice, crossed.reason, crossed.figures.rows),
         (slice(1), Reason::Count, 2)
     );
+    let hours = crossed
+        .later_hours
+        .by_hour(&crossed.figures, Hour(9).begins());
+    assert_eq!(hours, [(Hour(0), 1), (Hour(1), 1)]);
     fixture.clock.advance(Duration::from_secs(2));
     let crossed = volume.next_crossed().await;
     assert_eq!(

@@ -12,6 +12,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use stream_model::hours::LaterHours;
 use stream_model::level::{Compression, Durability};
 use stream_model::statistics::Figures;
 use stream_model::trigger::{Reason, UploadTrigger};
@@ -159,6 +160,8 @@ pub struct SliceSpec {
 pub struct Content {
     /// Rows, bytes and times. `bytes` is the exact length of the slice file.
     pub figures: Figures,
+    /// Rows that arrived in later hours than the first record, by hour.
+    pub later_hours: LaterHours,
     /// SHA-256 of the slice file, 64 hexadecimal digits.
     pub checksum: String,
     /// The highest committed sequence number of each session.
@@ -166,7 +169,7 @@ pub struct Content {
 }
 
 /// A slice that reached a limit of its trigger.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CrossedSlice {
     /// The slice.
     pub slice: SliceId,
@@ -174,6 +177,8 @@ pub struct CrossedSlice {
     pub reason: Reason,
     /// What was in it at that moment.
     pub figures: Figures,
+    /// Rows of that that arrived in later hours than the first, by hour.
+    pub later_hours: LaterHours,
     /// When it was noticed.
     pub at: Timestamp,
 }

@@ -5,12 +5,14 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use stream_model::definition::TableKind;
+use stream_model::hours::Hour;
 use stream_model::level::{Compression, Durability};
 use stream_model::time::ManualClock;
 use stream_model::trigger::UploadTrigger;
@@ -84,9 +86,14 @@ pub const SMALL: Size = Size {
     longest_row: 160,
 };
 
+/// When the first rows arrive.
+pub const START: Timestamp = Timestamp::from_millis(1_700_000_000_000);
+/// So many parts of a slice arrive ten minutes apart, and the next begin anew: an hour has rows from different times.
+const PARTS_OF_A_ROUND: u64 = 14;
+
 /// Options for the volume in a directory.
 pub fn options(dir: &Path, size: Size) -> Options {
-    let clock = Arc::new(ManualClock::new(Timestamp::from_millis(1_700_000_000_000)));
+    let clock = Arc::new(ManualClock::new(START));
     Options {
         segment_bytes: size.segment_bytes,
         checkpoint_bytes: size.checkpoint_bytes,
@@ -105,6 +112,28 @@ pub fn spec(id: SliceId, compression: Compression) -> SliceSpec {
     }
 }
 
+/// When the rows of a part arrived.
+fn arrived(seq: u64) -> Timestamp {
+    START + Duration::from_secs(600 * (seq % PARTS_OF_A_ROUND))
+}
+
+/// How many rows arrived in each hour.
+pub fn by_hour(rows: &[String]) -> BTreeMap<Hour, u64> {
+    let mut hours = BTreeMap::new();
+    for row in rows {
+        let seq = row.split('/').nth(2).and_then(|seq| seq.parse().ok());
+        let at = arrived(seq.expect("a row says which part it is of"));
+        *hours.entry(Hour::of(at)).or_default() += 1;
+    }
+    hours
+}
+
+/// How many rows arrived in each hour, as a volume says.
+pub fn sealed_by_hour(content: &stream_storage::local::Content) -> BTreeMap<Hour, u64> {
+    let hours = content.later_hours.by_hour(&content.figures, START);
+    hours.into_iter().collect()
+}
+
 pub fn part(id: SliceId, seq: u64, compression: Compression, rows: &[String]) -> Part {
     let raw: String = rows.iter().map(|row| format!("{row}\n")).collect();
     Part {
@@ -112,8 +141,8 @@ pub fn part(id: SliceId, seq: u64, compression: Compression, rows: &[String]) ->
         seq,
         rows: u32::try_from(rows.len()).expect("few"),
         raw_bytes: u32::try_from(raw.len()).expect("short"),
-        first_at: Timestamp::from_millis(1_700_000_000_000),
-        last_at: Timestamp::from_millis(1_700_000_000_001),
+        first_at: arrived(seq),
+        last_at: arrived(seq),
         compression,
         frame: Bytes::from(pack(raw.as_bytes(), compression)),
     }
@@ -298,6 +327,10 @@ impl<'a> Run<'a> {
                 .expect("sealed");
             let rows = self.content.slices[&slice(number)].len() as u64;
             assert_eq!(sealed.figures.rows, rows);
+            assert_eq!(
+                sealed_by_hour(&sealed),
+                by_hour(&self.content.slices[&slice(number)])
+            );
             if number == RELEASED {
                 self.volume.release(slice(number));
                 assert_eq!(self.commit.step(), Step::Worked);

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
+use stream_model::hours::Hour;
 use stream_storage::local::{Volume, inspect};
 
-use crate::generated::{Size, generate, options};
+use crate::generated::{START, Size, by_hour, generate, options, sealed_by_hour};
 use crate::image::Image;
 
 /// Small enough to be kept with the source.
@@ -16,7 +17,7 @@ const GOLDEN: Size = Size {
     groups: 34,
     longest_row: 60,
 };
-/// The seed of the volume of version 1.
+/// The seed of the volumes of version 1.
 const SEED: u64 = 20_260_101;
 
 fn golden() -> PathBuf {
@@ -59,7 +60,8 @@ fn versions() -> Vec<String> {
 
 #[tokio::test]
 async fn volumes_of_every_version_are_opened_and_have_all_rows() {
-    assert!(versions().contains(&"v1".to_owned()));
+    // The second has rows of several hours in its checkpoints.
+    assert_eq!(versions(), ["v1", "v1-hours"]);
     for version in versions() {
         let (image, expected) = read(&version);
         let dir = tempfile::tempdir().expect("a directory");
@@ -77,6 +79,12 @@ async fn volumes_of_every_version_are_opened_and_have_all_rows() {
             let bytes = std::fs::read(volume.slice_path(slice.id)).expect("it has rows");
             let rows = crate::trial::rows_by_content(&bytes).expect("it can be unpacked");
             assert_eq!(rows.len() as u64, content.figures.rows);
+            let hours = match version.as_str() {
+                // All its rows came at once.
+                "v1" => BTreeMap::from([(Hour::of(START), content.figures.rows)]),
+                _ => by_hour(&rows),
+            };
+            assert_eq!(sealed_by_hour(&content), hours, "{version}");
             found.insert(slice.id.to_string(), rows);
         }
         assert_eq!(found, expected, "{version}");

@@ -313,6 +313,13 @@ fn read_checkpoint(bytes: &[u8]) -> BTreeMap<SliceId, Vouched> {
         vouched.insert(slice_at(bytes, at), state);
         at += 96 + 16 * u32_at(bytes, at + 92) as usize;
     }
+    if bytes[at..].starts_with(b"HOUR") {
+        let slices = u32_at(bytes, at + 4);
+        at += 8;
+        for _ in 0..slices {
+            at += 8 + 16 * u32_at(bytes, at + 4) as usize;
+        }
+    }
     assert_eq!(at + 4, bytes.len());
     vouched
 }

@@ -13,7 +13,9 @@ use stream_storage::local::{Content, Recovery, Volume};
 use stream_storage::wire::{Answer, Batch, Connection};
 
 use crate::damage::Damage;
-use crate::generated::{Generated, SESSIONS, SMALL, options, part, slice, spec};
+use crate::generated::{
+    Generated, SESSIONS, SMALL, by_hour, options, part, sealed_by_hour, slice, spec,
+};
 use crate::image::Image;
 use crate::layout::{Kind, Place};
 use crate::reported;
@@ -353,6 +355,16 @@ impl<'a> Trial<'a> {
                 .iter()
                 .all(|row| behind.any(|expected| expected == row));
             self.check(in_order, "rows are those that were sent, once and in order");
+            let (sent, hours) = (by_hour(expected), sealed_by_hour(content));
+            // Of rows that are lost nothing tells when they came.
+            let possible = hours
+                .iter()
+                .all(|(hour, rows)| sent.get(hour) >= Some(rows));
+            let exact = rows.len() < expected.len() || hours == sent;
+            self.check(
+                possible && exact,
+                "rows are in the hours in which they came",
+            );
             kept.extend(rows);
         }
         kept

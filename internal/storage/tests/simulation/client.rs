@@ -6,13 +6,13 @@ use futures_util::FutureExt;
 use rand::RngExt;
 use rand::rngs::StdRng;
 use stream_model::level::Compression;
-use stream_model::{SessionId, SliceId, Timestamp};
+use stream_model::{SessionId, SliceId};
 use stream_storage::local::{Volume, VolumeConnection};
 use stream_storage::wire::{
     Answer, Batch, Claim, Connection, KeyHash, Opened, Part, Pending, Unknown,
 };
 
-use super::ledger::{Known, Promise, body_of, row};
+use super::ledger::{Known, Promise, arrived, body_of, row};
 use super::state::{SliceState, State};
 
 /// Batches in flight.
@@ -414,8 +414,8 @@ fn part(
         seq,
         rows,
         raw_bytes: u32::try_from(csv.len()).expect("it is short"),
-        first_at: Timestamp::from_millis(1_000_000),
-        last_at: Timestamp::from_millis(1_000_000),
+        first_at: arrived(attempt),
+        last_at: arrived(attempt),
         compression,
         frame: super::state::frame(compression, csv.as_bytes()),
     }

@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use rand::RngExt;
 use rand::rngs::StdRng;
-use stream_model::{SessionId, SliceId};
+use stream_model::hours::Hour;
+use stream_model::{SessionId, SliceId, Timestamp};
 use stream_storage::local::Content;
 
 /// What the outside was told of an attempt.
@@ -182,7 +183,7 @@ impl Ledger {
     pub fn check(&mut self, slice: SliceId, csv: &[u8], content: &Content, promise: Promise) {
         let found = attempts_in(csv);
         let mut sessions: BTreeMap<SessionId, u64> = BTreeMap::new();
-        let mut rows = 0;
+        let (mut rows, mut hours) = (0, BTreeMap::new());
         for (number, count) in &found {
             let attempt = &self.attempts[*number];
             let part = attempt.parts.iter().find(|(id, _, _)| *id == slice);
@@ -201,11 +202,15 @@ impl Ledger {
             assert!(next, "out of order, twice or with a gap: {attempt:?}");
             *last = *seq;
             rows += u64::from(*count);
+            *hours.entry(Hour::of(arrived(*number))).or_insert(0) += u64::from(*count);
         }
         if promise == Promise::Kept {
             assert_eq!(content.sessions, sessions, "numbers of slice {slice}");
         }
         assert_eq!(content.figures.rows, rows, "rows of slice {slice}");
+        let told = content.later_hours.by_hour(&content.figures, arrived(0));
+        let told: BTreeMap<_, _> = told.into_iter().collect();
+        assert_eq!(told, hours, "hours of slice {slice}");
         assert_eq!(
             content.figures.raw_bytes,
             csv.len() as u64,
@@ -266,6 +271,12 @@ impl Ledger {
             );
         }
     }
+}
+
+/// When the records of an attempt arrived: some arrive a few hours later than others that are sent after them.
+pub fn arrived(attempt: usize) -> Timestamp {
+    let hours = attempt / 12 + attempt * 5 % 3;
+    Hour(10 + hours as u64).begins()
 }
 
 /// What a key stands for.

@@ -472,6 +472,7 @@ impl World {
                     volume: slice.value.volume,
                     reason: Reason::Count,
                     figures: Figures::default(),
+                    later_hours: stream_model::hours::LaterHours::default(),
                     at: self.now,
                 });
                 assert!(noted.await.expect("noted"));

@@ -340,6 +340,7 @@ impl Client {
             volume: writing.value.volume,
             reason: Reason::Count,
             figures: Figures::default(),
+            later_hours: stream_model::hours::LaterHours::default(),
             at: at(3),
         };
         let note = || self.store.put_crossed(crossed.clone());

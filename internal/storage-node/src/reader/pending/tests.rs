@@ -34,6 +34,7 @@ fn only_sealed_slices_are_uploaded_and_not_before_their_pause_is_over() {
             rows: 1,
             ..Figures::default()
         },
+        later_hours: stream_model::hours::LaterHours::default(),
         checksum: "00".repeat(32),
         sessions: Map::new(),
     };

@@ -46,6 +46,7 @@ fn uploading(number: u8, incarnation: u64) -> Slice {
             rows: 1,
             ..Figures::default()
         },
+        later_hours: stream_model::hours::LaterHours::default(),
         checksum: "00".repeat(32),
         sessions: BTreeMap::new(),
     };

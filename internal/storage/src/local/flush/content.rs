@@ -32,6 +32,7 @@ impl Flusher {
                 bytes: state.len,
                 ..state.figures
             },
+            later_hours: state.later_hours,
             checksum,
             sessions: state.sessions,
         };
@@ -97,7 +98,9 @@ impl Flusher {
             );
         }
         let rest = sound.bytes(old);
-        let kept = CheckpointSlice {
+        let before = (&known.figures, &known.later_hours);
+        state.later_hours.lose(before, lost);
+        let mut kept = CheckpointSlice {
             len: rest.len() as u64,
             figures: Figures {
                 rows: sound.rows,
@@ -106,6 +109,7 @@ impl Flusher {
             },
             ..known.clone()
         };
+        kept.later_hours.lose(before, lost);
         // From here on the file and the index disagree until all is done: after a failure only a new opening helps.
         self.repair(&path, &rest, new, kept).inspect_err(|error| {
             self.shared
@@ -119,6 +123,7 @@ impl Flusher {
         if let Some(slice) = self.shared.index.lock().slices.get_mut(&state.id) {
             slice.file_len = state.len;
             slice.figures = state.figures;
+            slice.later_hours = state.later_hours.clone();
         }
         Ok(())
     }

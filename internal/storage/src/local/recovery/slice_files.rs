@@ -114,6 +114,12 @@ impl Recoverer<'_> {
 /// Writes down what is left of a file. What the journal adds to the slice stays as it is.
 fn correct(slice: &mut Slice, state: &mut CheckpointSlice, kept: &Sound, len: u64) {
     let (figures, old) = (&mut slice.figures, state.figures);
+    let (lost, hours) = (
+        old.rows.saturating_sub(kept.rows),
+        state.later_hours.clone(),
+    );
+    slice.later_hours.lose((&old, &hours), lost);
+    state.later_hours.lose((&old, &hours), lost);
     figures.rows = figures.rows.saturating_sub(old.rows) + kept.rows;
     figures.raw_bytes = figures.raw_bytes.saturating_sub(old.raw_bytes) + kept.raw_bytes;
     slice.file_len = len;
