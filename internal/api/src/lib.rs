@@ -29,6 +29,7 @@ mod documentation;
 mod dry_run;
 mod error;
 mod failures;
+mod fate;
 mod fields;
 mod handler;
 mod input;

@@ -7,38 +7,40 @@
 //! Each step may be repeated, and what was done before is recognised: a crash in between leaves the intent in the definition,
 //! and [`resume`] of any API process goes on. The fence comes before everything else is taken away: from then on the target's
 //! own ledger knows the files of the sink, so an import that was under way, or that a process begins which has not heard of
-//! the purge, changes nothing. Not before that may a new sink use the same table.
+//! the purge, changes nothing. Not before that may a new sink use the same table: as long as it is decided whether the table goes
+//! and that is done, the table is marked ([`crate::fate`]). Whoever wakes up later and drops it again does nothing either, because
+//! the removal is in that ledger, too.
 //!
 //! Rows on volumes that are away are discarded as well, uncounted: their writer finds a note when it comes back.
 //!
 //! The module refuses to touch disks and staging: the owners of slices and objects remove them, by the notes.
 
+mod insist;
 mod resume;
 
 use std::collections::BTreeSet;
+use std::ops::ControlFlow;
 use std::time::Duration;
 
-use stream_model::definition::{Sink, Table};
+use stream_model::definition::Sink;
 use stream_model::file::State as FileState;
-use stream_model::purge::Rows;
+use stream_model::purge::{Dropping, Rows, removal_id};
 use stream_model::slice::{Closing, Kind as SliceKind, Slice, State as SliceState};
 use stream_model::trigger::Reason;
 use stream_model::{FileId, SinkKey, SourceKey, VolumeId};
 use stream_state::{Remains, StateError, Store, Topology, Versioned};
-use stream_target::{Fate, Removal};
-use tracing::{debug, info};
+use stream_target::Removal;
+use tracing::info;
 
+use self::insist::{Failed, insist};
 use crate::context::Context;
 use crate::error::{ApiError, Code};
+use crate::fate;
 
 pub(crate) use resume::resume;
 
 /// How long a purge waits for writers that are alive to say what their slices hold. Afterwards the rows are not counted.
 const SEALED_WITHIN: Duration = Duration::from_secs(30);
-/// How often a step is tried that somebody else is faster at.
-const TRIES: u32 = 32;
-/// The pause before it is tried again.
-const PAUSE: Duration = Duration::from_millis(50);
 
 /// What a purge has discarded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -133,30 +135,28 @@ async fn sinks_of(
 /// Sees to it that nothing of the sink takes rows any more. The coordinator does the same for files of deleted sinks:
 /// whoever is slower looks again.
 async fn close(context: &Context, state: &Store, key: &SinkKey) -> Result<(), ApiError> {
-    for _ in 0..TRIES {
+    let refusal = "The sink is changed all the time by others; the purge goes on later.";
+    let attempt = || async {
         let remains = state.remains(key).await?;
-        match close_once(context, state, &remains).await {
-            Ok(false) => return Ok(()),
-            Ok(true) => {}
-            Err(StateError::Conflict { key }) => {
-                debug!(key, "somebody else was faster");
-                tokio::time::sleep(PAUSE).await;
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Err(ApiError::new(
-        Code::Conflict,
-        "The sink is changed all the time by others; the purge goes on later.",
-    ))
+        Ok(match close_once(context, state, &remains).await? {
+            Closed::Some => ControlFlow::Continue(()),
+            Closed::Nothing => ControlFlow::Break(()),
+        })
+    };
+    insist(refusal, attempt).await
 }
 
-/// Answers whether anything was to be closed.
+/// What there was to be closed.
+enum Closed {
+    Some,
+    Nothing,
+}
+
 async fn close_once(
     context: &Context,
     state: &Store,
     remains: &Remains,
-) -> Result<bool, StateError> {
+) -> Result<Closed, StateError> {
     let at = context.clock.now();
     let closing = || Closing {
         at,
@@ -173,22 +173,22 @@ async fn close_once(
                 state
                     .close_file(file, at, Reason::Definition, closings, None)
                     .await?;
-                return Ok(true);
+                return Ok(Closed::Some);
             }
             FileState::Closing { .. } if !closings.is_empty() => {
                 state.close_slices(file, closings).await?;
-                return Ok(true);
+                return Ok(Closed::Some);
             }
             FileState::Closing { .. }
             | FileState::Importing { .. }
             | FileState::Imported { .. } => {}
         }
     }
-    let mut closed = false;
+    let mut closed = Closed::Nothing;
     let rejects = remains.slices.iter().filter(is_writing);
     for slice in rejects.filter(|slice| slice.value.kind == SliceKind::Rejects) {
         state.close_rejects(slice, closing(), None).await?;
-        closed = true;
+        closed = Closed::Some;
     }
     Ok(closed)
 }
@@ -237,72 +237,58 @@ async fn bury(
     sink: &Versioned<Sink>,
 ) -> Result<Discarded, ApiError> {
     let key = &sink.value.key;
-    for _ in 0..TRIES {
+    let refusal =
+        "The slices of the sink are changed all the time by others; the purge goes on later.";
+    // A writer seals a slice, a reader uploads one, a coordinator notes a failure, another sink of the table is purged.
+    let attempt = || async {
         let remains = state.remains(key).await?;
-        let imported = drop_table(context, &sink.value, &remains).await?;
-        match bury_once(context, state, sink, &remains, &imported).await {
-            Ok(()) => return Ok(discarded(&state.remains(key).await?, sink)),
-            // A writer sealed a slice, a reader uploaded one, a coordinator noted a failure.
-            Err(StateError::Conflict { key }) => {
-                debug!(key, "somebody else was faster");
-                tokio::time::sleep(PAUSE).await;
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Err(ApiError::new(
-        Code::Conflict,
-        "The slices of the sink are changed all the time by others; the purge goes on later.",
-    ))
+        let imported = drop_table(context, state, sink, &remains).await?;
+        bury_once(context, state, sink, &remains, &imported).await?;
+        let remains = state.remains(key).await?;
+        Ok(ControlFlow::Break(discarded(&remains, sink)))
+    };
+    insist(refusal, attempt).await
 }
 
 /// Answers which files had been imported.
 async fn drop_table(
     context: &Context,
-    sink: &Sink,
+    state: &Store,
+    sink: &Versioned<Sink>,
     remains: &Remains,
-) -> Result<BTreeSet<FileId>, ApiError> {
+) -> Result<BTreeSet<FileId>, Failed> {
     let recorded = |state: &FileState| matches!(state, FileState::Imported { .. });
     let (imported, others): (Vec<_>, Vec<_>) = (remains.files.iter())
         .map(|file| &file.value)
         .partition(|file| recorded(&file.state));
+    let Versioned { value, .. } = sink;
     // Nothing was ever imported into such a table, and what removes it is not here.
-    if context.targets.waits(sink.table.kind) {
+    if context.targets.waits(value.table.kind) {
         return Ok(imported.iter().map(|file| file.id).collect());
     }
-    let target = context.targets.get(sink.table.kind).ok_or_else(|| {
+    let target = context.targets.get(value.table.kind).ok_or_else(|| {
         let message = "The target of the table is not configured any more.";
         ApiError::new(Code::BadRequest, message)
     })?;
-    let shared = context
-        .mirror
-        .read(|topology| is_shared(topology, &sink.key, &sink.table));
-    let removal = Removal {
-        sink: sink.key.clone(),
-        table: sink.table.clone(),
-        files: others.iter().map(|file| file.id).collect(),
-        fate: if shared { Fate::Kept } else { Fate::Dropped },
+    let purging = value.purging.as_ref();
+    let asked = purging.expect("only what is being purged comes here").at;
+    let dropping = Dropping {
+        sink: value.key.clone(),
+        kind: value.table.kind,
+        table_id: value.table.table_id.clone(),
+        at: context.clock.now(),
     };
-    if shared {
-        info!(sink = %sink.key, table = sink.table.table_id, "table is kept, another sink writes to it");
-    }
-    let mut all = target.remove(&removal).await?;
+    let removal = Removal {
+        id: removal_id(&value.key, asked),
+        sink: value.key.clone(),
+        table: value.table.clone(),
+        files: others.iter().map(|file| file.id).collect(),
+        fate: fate::decide(state, &context.mirror, &dropping, sink.revision).await?,
+    };
+    let mut all = target.remove(&removal).await.map_err(ApiError::from)?;
+    state.unmark_table(&dropping).await?;
     all.extend(imported.iter().map(|file| file.id));
     Ok(all)
-}
-
-/// Whether another sink that lives writes to the same table.
-pub(crate) fn is_shared(topology: &Topology, own: &SinkKey, table: &Table) -> bool {
-    let sinks = (topology.sources.values()).flat_map(|source| source.sinks.values());
-    let mut sinks = sinks
-        .filter_map(|node| node.sink.as_ref())
-        .map(|sink| &sink.value);
-    sinks.any(|other| {
-        other.key != *own
-            && other.purging.is_none()
-            && other.table.kind == table.kind
-            && other.table.table_id == table.table_id
-    })
 }
 
 async fn bury_once(

@@ -96,11 +96,13 @@ impl Projects {
     /// What verifies tokens, and what makes and gives back things in projects.
     fn open(
         self,
-        (store, clock, metrics): (&Store, &Arc<dyn Clock>, &Metrics),
+        (store, mirror): (&Store, &Mirror),
+        (clock, metrics): (&Arc<dyn Clock>, &Metrics),
     ) -> (ProjectTokens, Destinations) {
         let (api, store) = (self.storage_api.clone(), store.clone());
         let tokens = ProjectTokens::new(api, store, Arc::clone(clock), metrics.clone());
-        let destinations = Destinations::new(self.storage_api, self.custody, Arc::clone(clock));
+        let (mirror, clock) = (mirror.clone(), Arc::clone(clock));
+        let destinations = Destinations::new(self.storage_api, self.custody, mirror, clock);
         (tokens, destinations)
     }
 }
@@ -174,8 +176,9 @@ impl Api {
             None => Tokens::Local,
             Some(_) => Tokens::OfProjects,
         };
-        let shared = (&deps.store, &deps.clock, &metrics);
-        let (tokens, destinations) = deps.projects.map(|it| it.open(shared)).unzip();
+        let state = (&deps.store, &deps.mirror);
+        let opened = |it: Projects| it.open(state, (&deps.clock, &metrics));
+        let (tokens, destinations) = deps.projects.map(opened).unzip();
         let authenticator = Authenticator::new(LocalTokens::new(deps.store.clone()), tokens);
         let context = Arc::new(Context {
             store: deps.store,

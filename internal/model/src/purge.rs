@@ -4,9 +4,15 @@
 //! nothing. What they stood for is still on disks that may be away, and in staging. Each slice therefore leaves a note: its
 //! writer reads there that it may release the slice without an upload, a source what became of its last batches, and the
 //! clean-up which object to remove.
+//!
+//! The table of such a sink goes unless another one writes to it. While that is decided and done it is marked ([`Dropping`]).
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
+use crate::definition::{TableKind, TablePlace};
+use crate::id::FileId;
+use crate::key::SinkKey;
 use crate::slice::Slice;
 use crate::time::Timestamp;
 
@@ -32,6 +38,39 @@ pub enum Rows {
     Imported,
     /// They never came into the table.
     Discarded,
+}
+
+/// That a table is being dropped with a sink. As long as it is, no sink can be stored that writes to the table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Dropping {
+    /// The sink.
+    pub sink: SinkKey,
+    /// Which kind of target holds the table.
+    #[serde(rename = "type")]
+    pub kind: TableKind,
+    /// Name of the table in the target.
+    pub table_id: String,
+    /// Since when.
+    pub at: Timestamp,
+}
+
+impl Dropping {
+    /// Which table it is.
+    #[must_use]
+    pub fn place(&self) -> TablePlace {
+        TablePlace::of(self.kind, &self.table_id, &self.sink)
+    }
+}
+
+/// The identifier under which a target enters that it has dropped the table of a sink that was purged then. The same for
+/// everybody who works on that purge, and for no other one.
+#[must_use]
+pub fn removal_id(sink: &SinkKey, purge: Timestamp) -> FileId {
+    let hash = Sha256::digest(format!("removal/{sink}/{}", purge.as_millis()));
+    let mut random = [0; 10];
+    random.copy_from_slice(&hash[..10]);
+    FileId::new(purge, random)
 }
 
 impl Purged {

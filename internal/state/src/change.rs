@@ -113,6 +113,7 @@ const fn source_of(key: &Key) -> Option<&SourceKey> {
         | Key::Node { .. }
         | Key::Task(_)
         | Key::Lock(_)
+        | Key::Dropping(_)
         | Key::Token(_)
         | Key::Project(_)
         | Key::Destination(_)

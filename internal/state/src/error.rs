@@ -37,6 +37,14 @@ pub enum StateError {
         /// The key, without the namespace.
         key: String,
     },
+    /// A table is being dropped with the sink that it belonged to.
+    #[error(
+        "table {table:?} is being dropped with a sink that is purged, try again when it is gone"
+    )]
+    TableLeaves {
+        /// Name of the table.
+        table: String,
+    },
     /// Nothing with this identifier lives.
     #[error("{key} does not exist")]
     NotFound {
@@ -151,6 +159,7 @@ impl StateError {
             Self::Unavailable { .. } | Self::LeaseLost => ErrorKind::Unavailable,
             Self::Conflict { .. }
             | Self::AlreadyExists { .. }
+            | Self::TableLeaves { .. }
             | Self::LockLost { .. }
             | Self::StaleIncarnation { .. } => ErrorKind::Conflict,
             Self::NotFound { .. } => ErrorKind::NotFound,
@@ -190,6 +199,12 @@ impl StateError {
     pub(crate) fn already_exists(key: impl ToString) -> Self {
         Self::AlreadyExists {
             key: key.to_string(),
+        }
+    }
+
+    pub(crate) fn table_leaves(table: impl ToString) -> Self {
+        Self::TableLeaves {
+            table: table.to_string(),
         }
     }
 

@@ -11,7 +11,7 @@ use stream_model::destination::{Destination, Provisioning};
 use stream_model::file::File;
 use stream_model::idempotency::Assigned;
 use stream_model::ledger::Day;
-use stream_model::purge::Purged;
+use stream_model::purge::{Dropping, Purged};
 use stream_model::slice::Slice;
 use stream_model::statistics::{Cleared, Crossed, Figures, VolumeFigures};
 
@@ -102,6 +102,7 @@ const fn files(key: &Key) -> (&'static [&'static str], Check) {
             check::<Task>,
         ),
         Key::Lock(_) => (&["lock"], check::<Holder>),
+        Key::Dropping(_) => (&["dropping"], check::<Dropping>),
         Key::Token(_) => (&["token"], check::<Token>),
         Key::Project(_) => (&["project"], check::<Project>),
         Key::Destination(_) => (&["destination"], check::<Destination>),
@@ -136,6 +137,7 @@ fn one_of_each() -> Vec<Key> {
         "node/api/n",
         "task/a/b",
         "lock/a/b",
+        "entity/dropping/x",
         "token/x",
         "project/1",
         "destination/1/1/a/b",

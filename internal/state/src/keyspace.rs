@@ -15,6 +15,7 @@
 //! | `entity/removed/{p}/{b}/{source}/{sink}` | `Figures` of all slices that were cleaned up after their import | coordinator | for ever |
 //! | `entity/cleared/{p}/{b}/{source}/{sink}` | `Cleared`, the figures when the statistics were cleared | api | until the sink is purged |
 //! | `entity/purged/{p}/{b}/{source}/{sink}/{slice}` | `Purged`, the note of a slice of a purged sink | api | until its volume and staging are rid of it |
+//! | `entity/dropping/{table}` | `Dropping`: a table that goes with a sink, under the hash of its place | api | while that is decided and done |
 //! | `ledger/{p}/{b}/{source}/{sink}/{day}` | `Day` of the ledger: what was cleaned up, by hour; day 0 has all that is older | coordinator | 31 days of records, day 0 until the sink is purged |
 //! | `version/source/{p}/{b}/{source}/{number}` | `Source` as it was in that version | api | the last 1000 |
 //! | `version/sink/{p}/{b}/{source}/{sink}/{number}` | `Sink` as it was in that version | api | the last 1000 |
@@ -95,6 +96,8 @@ pub enum Key {
     Task(String),
     /// A lock.
     Lock(String),
+    /// That a table is being dropped, under the hash of its place. Among the entities, so that mirrors reach its revision.
+    Dropping(String),
     /// A token, under its hash.
     Token(String),
     /// A project of a service elsewhere.
@@ -140,6 +143,7 @@ impl fmt::Display for Key {
             Self::Node { component, node } => write!(f, "node/{component}/{node}"),
             Self::Task(id) => write!(f, "task/{id}"),
             Self::Lock(name) => write!(f, "lock/{name}"),
+            Self::Dropping(table) => write!(f, "entity/dropping/{table}"),
             Self::Token(hash) => write!(f, "token/{hash}"),
             Self::Project(project) => write!(f, "project/{project}"),
             Self::Destination(sink) => write!(f, "destination/{sink}"),
@@ -208,6 +212,7 @@ fn parse_entity(kind: &str, rest: &[&str]) -> Option<Key> {
         ("rejectscrossed", [sink @ .., slice]) => {
             Some(Key::RejectsCrossed(sink_key(sink)?, slice.parse().ok()?))
         }
+        ("dropping", [table]) if !table.is_empty() => Some(Key::Dropping((*table).to_owned())),
         ("file", [sink @ .., file]) => Some(Key::File(sink_key(sink)?, file.parse().ok()?)),
         ("slice", [sink @ .., slice]) => Some(Key::Slice(sink_key(sink)?, slice.parse().ok()?)),
         ("crossed", [sink @ .., slice]) => Some(Key::Crossed(sink_key(sink)?, slice.parse().ok()?)),
@@ -371,6 +376,7 @@ mod tests {
             }),
             "[a-z.]{1,10}(/[a-zA-Z0-9:._-]{1,10}){0,4}".prop_map(Key::Task),
             "[a-z.]{1,10}(/[a-zA-Z0-9:._-]{1,10}){0,4}".prop_map(Key::Lock),
+            "[0-9a-f]{64}".prop_map(Key::Dropping),
             "[0-9a-f]{64}".prop_map(Key::Token),
             any::<u64>().prop_map(|project| Key::Project(ProjectId(project))),
             any_sink().prop_map(Key::Destination),

@@ -33,6 +33,8 @@ enum Expectation {
     Unmodified { key: String, revision: i64 },
     /// The key does not exist.
     Absent { key: String },
+    /// The key does not exist: the table is not being dropped.
+    TableStays { key: String, table: String },
     /// The key is the one that this revision created: a lock is still ours.
     CreatedAt { key: String, revision: i64 },
     /// No key under the prefix was written after this revision.
@@ -60,6 +62,14 @@ impl<'a> Txn<'a> {
     pub(crate) fn absent(mut self, key: &Key) -> Self {
         self.expectations.push(Expectation::Absent {
             key: key.to_string(),
+        });
+        self
+    }
+
+    pub(crate) fn table_stays(mut self, key: &Key, table: &str) -> Self {
+        self.expectations.push(Expectation::TableStays {
+            key: key.to_string(),
+            table: table.to_owned(),
         });
         self
     }
@@ -174,9 +184,10 @@ impl Expectation {
     /// The key, or what the keys begin with.
     fn key(&self) -> &str {
         match self {
-            Self::Unmodified { key, .. } | Self::Absent { key } | Self::CreatedAt { key, .. } => {
-                key
-            }
+            Self::Unmodified { key, .. }
+            | Self::Absent { key }
+            | Self::TableStays { key, .. }
+            | Self::CreatedAt { key, .. } => key,
             Self::NoneWritten { prefix, .. } => prefix,
         }
     }
@@ -186,7 +197,9 @@ impl Expectation {
             Self::Unmodified { key, revision } => {
                 Compare::mod_revision(store.full(key), CompareOp::Equal, *revision)
             }
-            Self::Absent { key } => Compare::mod_revision(store.full(key), CompareOp::Equal, 0),
+            Self::Absent { key } | Self::TableStays { key, .. } => {
+                Compare::mod_revision(store.full(key), CompareOp::Equal, 0)
+            }
             Self::CreatedAt { key, revision } => {
                 Compare::create_revision(store.full(key), CompareOp::Equal, *revision)
             }
@@ -201,9 +214,10 @@ impl Expectation {
     fn look(&self, store: &Store) -> TxnOp {
         let options = GetOptions::new().with_keys_only();
         match self {
-            Self::Unmodified { key, .. } | Self::Absent { key } | Self::CreatedAt { key, .. } => {
-                TxnOp::get(store.full(key), Some(options))
-            }
+            Self::Unmodified { key, .. }
+            | Self::Absent { key }
+            | Self::TableStays { key, .. }
+            | Self::CreatedAt { key, .. } => TxnOp::get(store.full(key), Some(options)),
             // That a range has changed follows from all the others being as expected.
             Self::NoneWritten { prefix, .. } => TxnOp::get(
                 store.full(prefix),
@@ -222,12 +236,14 @@ impl Expectation {
                 Some(StateError::conflict(key))
             }
             Self::Absent { key } if found != 0 => Some(StateError::already_exists(key)),
+            Self::TableStays { table, .. } if found != 0 => Some(StateError::table_leaves(table)),
             // A lock is created and removed, never changed, so both revisions of its key are the same.
             Self::CreatedAt { key, revision } if found != *revision => {
                 Some(StateError::LockLost { key: key.clone() })
             }
             Self::Unmodified { .. }
             | Self::Absent { .. }
+            | Self::TableStays { .. }
             | Self::CreatedAt { .. }
             | Self::NoneWritten { .. } => None,
         }
@@ -263,6 +279,7 @@ fn first_broken(expectations: &[Expectation], found: &[i64]) -> StateError {
                 Expectation::NoneWritten { prefix, .. } => Some(prefix.as_str()),
                 Expectation::Unmodified { .. }
                 | Expectation::Absent { .. }
+                | Expectation::TableStays { .. }
                 | Expectation::CreatedAt { .. } => None,
             });
         StateError::conflict(range.unwrap_or("the state"))

@@ -495,6 +495,7 @@ pub(crate) async fn keeps_two_tables_apart(fixture: &dyn Fixture) {
 
 fn removal(table: &Table, files: &[&ImportFile], fate: Fate) -> Removal {
     Removal {
+        id: file(99, table).id,
         sink: file(0, table).sink,
         table: table.clone(),
         files: files.iter().map(|file| file.id).collect(),
@@ -530,6 +531,16 @@ pub(crate) async fn a_removed_table_is_gone_and_its_files_are_never_imported(
         .await
         .expect("imported");
     assert_eq!(sorted(fixture.rows(&new)), [["k", "2"]]);
+    // Somebody who began the removal before that and was held up for long.
+    let imported = target.remove(&all).await.expect("removed long ago");
+    assert_eq!(imported.into_iter().collect::<Vec<_>>(), [first.id]);
+    assert_eq!(sorted(fixture.rows(&new)), [["k", "2"]]);
+    let another = Removal {
+        id: file(98, &new).id,
+        ..removal(&new, &[], Fate::Dropped)
+    };
+    target.remove(&another).await.expect("removed");
+    assert_eq!(fixture.rows(&new), None);
 }
 
 pub(crate) async fn an_import_that_began_before_a_removal_leaves_no_row(fixture: &dyn Fixture) {

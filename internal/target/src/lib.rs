@@ -76,7 +76,7 @@ pub trait Target: Send + Sync {
 
     /// Enters files that were not imported into the ledger, so that they never will be, and drops the table if asked to,
     /// in one transaction. Answers which of the files had been imported before. Repeating it is harmless, also when the
-    /// table is gone.
+    /// table is gone, and also when another one has taken its name since: each removal drops a table once.
     ///
     /// # Errors
     /// Nothing was changed, unless the failure was that of the commit itself. Either way the same call may be repeated.
@@ -86,6 +86,8 @@ pub trait Target: Send + Sync {
 /// What goes with a sink.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Removal {
+    /// Which removal. It is entered into the ledger when the table is dropped: who repeats it too late drops nothing.
+    pub id: FileId,
     /// The sink. Written to the ledger, for people who look at it.
     pub sink: SinkKey,
     /// Its table.

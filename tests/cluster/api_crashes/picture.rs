@@ -39,6 +39,7 @@ pub fn faults(state: &State) -> Vec<String> {
             ] => {
                 check_parent(state, key, "sink", &sink.join("/"), &mut faults);
             }
+            ["entity", "dropping", _] => faults.push(format!("{key} marks a table still")),
             // A note of a slice outlives its sink.
             ["entity", "purged", ..] => {}
             ["entity", "cleared", sink @ ..] => {

@@ -28,13 +28,12 @@ use stream_model::definition::{Sink, Table, TableKind};
 use stream_model::destination::{Origin, Provisioning, Sealed};
 use stream_model::{Clock, Secret, SinkKey};
 use stream_state::keyspace::Key;
-use stream_state::{Store, Topology, Versioned};
+use stream_state::{Mirror, Store, Versioned};
 use stream_target::keboola::{Custody, CustodyError, StorageApi};
 use tracing::warn;
 
 use crate::context::Context;
 use crate::error::{ApiError, Code};
-use crate::purge::is_shared;
 use crate::token::random_text;
 
 pub(crate) use leftovers::settle_leftovers;
@@ -46,6 +45,7 @@ const MARK_LEN: usize = 16;
 pub(crate) struct Destinations {
     storage_api: StorageApi,
     custody: Custody,
+    mirror: Mirror,
     clock: Arc<dyn Clock>,
 }
 
@@ -60,7 +60,7 @@ enum Need {
     Table(Table),
     /// Nothing any more.
     Nothing,
-    /// Not even the table with its rows, which is in a project.
+    /// Not even the table with its rows, which is in a project, unless another sink writes to it.
     Discard(Table),
 }
 
@@ -80,14 +80,10 @@ impl Wish {
     }
 
     /// That of a sink that is purged: nothing, and its table in a project goes unless another sink writes to it.
-    pub(crate) fn purged(context: &Context, sink: Sink) -> Self {
-        let is_shared = || {
-            let topology = |it: &Topology| is_shared(it, &sink.key, &sink.table);
-            context.mirror.read(topology)
-        };
-        let need = match sink.table.kind == TableKind::Keboola && !is_shared() {
-            true => Need::Discard(sink.table.clone()),
-            false => Need::Nothing,
+    pub(crate) fn purged(sink: Sink) -> Self {
+        let need = match sink.table.kind {
+            TableKind::Keboola => Need::Discard(sink.table),
+            TableKind::Sqlite | TableKind::Postgres => Need::Nothing,
         };
         Self {
             sink: sink.key,
@@ -166,10 +162,16 @@ fn not_configured() -> ApiError {
 }
 
 impl Destinations {
-    pub(crate) fn new(storage_api: StorageApi, custody: Custody, clock: Arc<dyn Clock>) -> Self {
+    pub(crate) fn new(
+        storage_api: StorageApi,
+        custody: Custody,
+        mirror: Mirror,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
         Self {
             storage_api,
             custody,
+            mirror,
             clock,
         }
     }

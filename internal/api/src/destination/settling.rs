@@ -2,13 +2,16 @@
 
 use stream_model::definition::TableKind;
 use stream_model::destination::{Origin, Provisioning, ScopedToken, StagingFile};
+use stream_model::purge::Dropping;
 use stream_model::{Secret, SinkKey};
 use stream_state::{StateError, Store};
+use stream_target::Fate;
 use stream_target::keboola::{Project, Refusal, StorageApiError, TableId};
 use tracing::{debug, info};
 
 use super::Destinations;
 use crate::error::ApiError;
+use crate::fate;
 
 impl Destinations {
     /// Ends the change of a sink's destination that is under way, if there is one. `owner` is the token of whoever asked for it,
@@ -36,10 +39,8 @@ impl Destinations {
             change = state.install_destination(sink, &change, made).await?;
         } else {
             undo(&project, &change.value).await?;
-            // Only with the sink: it lives on when it could not be purged.
-            if wanted.is_none() {
-                discard(&project, &change.value).await?;
-            }
+            self.discard_with(state, sink, &project, &change.value)
+                .await?;
             let has = state.destination(sink).await?;
             if has.is_some_and(|has| !is_wanted(&has.value.table_id)) {
                 change = state.retire_destination(sink, &change).await?;
@@ -51,6 +52,34 @@ impl Destinations {
         state.end_provisioning(sink, &change).await?;
         info!(%sink, table = wanted, "what a sink has in its project is settled");
         Ok(())
+    }
+
+    /// Removes the table of a sink that is purged, if that was asked for and no other sink writes to it.
+    async fn discard_with(
+        &self,
+        state: &Store,
+        sink: &SinkKey,
+        project: &Project<'_>,
+        change: &Provisioning,
+    ) -> Result<(), ApiError> {
+        let stored = state.sink(sink).await?;
+        // Only with the sink: it lives on when it could not be purged.
+        let lives = (stored.as_ref()).is_some_and(|sink| sink.value.purging.is_none());
+        let asked = change.table == Some(Origin::Discarded);
+        let Some(table_id) = change.table_id.clone().filter(|_| asked && !lives) else {
+            return Ok(());
+        };
+        let dropping = Dropping {
+            sink: sink.clone(),
+            kind: TableKind::Keboola,
+            table_id,
+            at: self.clock.now(),
+        };
+        let revision = stored.map_or(0, |sink| sink.revision);
+        if fate::decide(state, &self.mirror, &dropping, revision).await? == Fate::Dropped {
+            discard(project, &dropping.table_id).await?;
+        }
+        Ok(state.unmark_table(&dropping).await?)
     }
 }
 
@@ -97,9 +126,9 @@ async fn undo(project: &Project<'_>, change: &Provisioning) -> Result<(), ApiErr
 }
 
 /// Removes the table of a purged sink with all its rows, and its bucket if nothing else is in it.
-async fn discard(project: &Project<'_>, change: &Provisioning) -> Result<(), ApiError> {
-    let table: Option<TableId> = change.table_id.as_deref().and_then(|id| id.parse().ok());
-    if let Some(table) = table.filter(|_| change.table == Some(Origin::Discarded)) {
+async fn discard(project: &Project<'_>, table_id: &str) -> Result<(), ApiError> {
+    let table: Option<TableId> = table_id.parse().ok();
+    if let Some(table) = table {
         project.remove_table(&table).await?;
         unless_refused(project.remove_bucket(&table).await)?;
     }

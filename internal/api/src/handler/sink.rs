@@ -304,9 +304,7 @@ async fn purge_sink(
     owner: Option<Secret<String>>,
 ) -> Result<Done, ApiError> {
     let sink = state.sink(&key).await?.into_iter();
-    let wishes = sink
-        .map(|sink| Wish::purged(&context, sink.value))
-        .collect();
+    let wishes = sink.map(|sink| Wish::purged(sink.value)).collect();
     let beginning = Box::pin(async {
         let begun = state.begin_sink_purge(&key, switch).await;
         begun.map_err(|error| match error {

@@ -202,9 +202,7 @@ async fn purge_source(
     owner: Option<Secret<String>>,
 ) -> Result<Done, ApiError> {
     let sinks = state.sinks(&key).await?.into_iter();
-    let wishes = sinks
-        .map(|sink| Wish::purged(&context, sink.value))
-        .collect();
+    let wishes = sinks.map(|sink| Wish::purged(sink.value)).collect();
     let beginning = Box::pin(async {
         let begun = state.begin_source_purge(&key, switch).await;
         begun.map_err(|error| match error {

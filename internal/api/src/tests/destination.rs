@@ -6,7 +6,7 @@ use stream_model::{Clock, SinkKey};
 use stream_tests_storage_api::{Fault, Holdings, StorageApi as Double};
 
 use super::project::{World, projects};
-use super::world::{Client, PATIENCE};
+use super::world::{Base, Client, PATIENCE};
 
 const SOURCES: &str = "/v1/branches/default/sources";
 const ORDERS: &str = "/v1/branches/default/sources/orders";
@@ -451,9 +451,65 @@ async fn a_purged_sink_takes_its_table_along_unless_another_sink_writes_to_it() 
         .done("DELETE", &format!("{ORDERS}?cascade=true"), Value::Null)
         .await;
     world.expect_nothing_held().await;
+    assert_eq!(keys_of_destinations(&world.base).await, [""; 0]);
     let Holdings {
         buckets, tables, ..
     } = world.holdings();
     assert_eq!((buckets.len(), tables.len()), (0, 0));
     world.stop().await;
+}
+
+/// The keys of the state that are about what sinks have in projects.
+async fn keys_of_destinations(base: &Base) -> Vec<String> {
+    let snapshot = base.store.snapshot().await.expect("readable");
+    let keys = snapshot.entries.into_iter().map(|entry| entry.key);
+    let prefixes = ["destination/", "provisioning/", "entity/dropping/"];
+    keys.filter(|key| prefixes.iter().any(|prefix| key.starts_with(prefix)))
+        .collect()
+}
+
+/// The sink is purged although its project is away; what it has there goes later, and no key of it is left.
+#[tokio::test]
+async fn what_a_purged_sink_has_goes_when_its_project_is_back() {
+    let World {
+        base,
+        api,
+        double,
+        client,
+        ..
+    } = world().await;
+    client.done("POST", SINKS, body(TABLE, &["body"])).await;
+    double.fail("DELETE", "", Fault::Refuse(403, "accessDenied"), usize::MAX);
+    client
+        .done("DELETE", &format!("{RAW}?cascade=true"), Value::Null)
+        .await;
+    assert_eq!(client.get(RAW).await.status, 404);
+    assert!(base.store.sink(&raw()).await.expect("readable").is_none());
+    let left = keys_of_destinations(&base).await;
+    assert!(!left.is_empty(), "it is noted what is left over there");
+    // It comes before the table could be removed, and has it then.
+    let mut other = body(TABLE, &["body"]);
+    other["name"] = json!("Other");
+    client.done("POST", SINKS, other).await;
+    api.stop(PATIENCE).await.expect("stopped");
+    double.heal();
+    let api = base.api_with(Some(projects(&double))).await;
+    until(async || {
+        let left = base.store.provisionings().await.expect("readable");
+        left.is_empty()
+    })
+    .await;
+    let keys = keys_of_destinations(&base).await;
+    assert_eq!(keys, ["destination/12/112/orders/other"]);
+    let Holdings {
+        buckets,
+        tables,
+        tokens,
+        files,
+        ..
+    } = double.holdings(12);
+    let left = (buckets.len(), tables.len(), tokens.len(), files.len());
+    assert_eq!(left, (1, 1, 1, 1));
+    api.stop(PATIENCE).await.expect("stopped");
+    base.background.stop(PATIENCE).await.expect("stopped");
 }

@@ -7,6 +7,7 @@ mod described;
 mod destination;
 mod documentation;
 mod dry_run;
+mod fate;
 mod lifecycle;
 mod project;
 mod purge;

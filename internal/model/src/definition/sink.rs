@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::actor::{Stamp, Version};
 use super::mapping::Mapping;
 use super::settings::Settings;
+use super::sha256_hex;
 use crate::key::SinkKey;
 
 /// A sink as stored.
@@ -69,6 +70,36 @@ pub struct Table {
     pub mapping: Mapping,
 }
 
+impl Table {
+    /// Which table it is of all that there are, when `sink` writes to it.
+    #[must_use]
+    pub fn place(&self, sink: &SinkKey) -> TablePlace {
+        TablePlace::of(self.kind, &self.table_id, sink)
+    }
+}
+
+/// Which table it is: two sinks write to the same one when their places are equal. Tables of projects are those of a branch, all
+/// others those of the installation. Upper and lower case count as the same, as in most databases: elsewhere two tables are
+/// taken for one then, which is safe.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TablePlace(String);
+
+impl TablePlace {
+    pub(crate) fn of(kind: TableKind, table_id: &str, sink: &SinkKey) -> Self {
+        let (name, id) = (kind.as_str(), table_id.to_ascii_lowercase());
+        Self(match kind {
+            TableKind::Sqlite | TableKind::Postgres => format!("{name}/{id}"),
+            TableKind::Keboola => format!("{name}/{}/{id}", sink.source.branch),
+        })
+    }
+
+    /// A name of 64 hexadecimal digits.
+    #[must_use]
+    pub fn hash(&self) -> String {
+        sha256_hex(&self.0)
+    }
+}
+
 /// Kinds of targets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -90,5 +121,32 @@ impl TableKind {
             Self::Postgres => "postgres",
             Self::Keboola => "keboola",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place(kind: TableKind, table_id: &str, branch: u64) -> TablePlace {
+        let key = serde_json::json!({"project": 1, "branch": branch, "source": "a", "sink": "b"});
+        let table = Table {
+            kind,
+            table_id: table_id.to_owned(),
+            mapping: Mapping {
+                columns: Vec::new(),
+            },
+        };
+        table.place(&serde_json::from_value(key).expect("a key"))
+    }
+
+    #[test]
+    fn tables_of_projects_are_those_of_a_branch() {
+        use TableKind::{Keboola, Postgres, Sqlite};
+        assert_eq!(place(Sqlite, "Orders", 1), place(Sqlite, "orders", 2));
+        assert_ne!(place(Sqlite, "orders", 1), place(Postgres, "orders", 1));
+        assert_eq!(place(Keboola, "in.c-a.b", 1), place(Keboola, "in.c-a.B", 1));
+        assert_ne!(place(Keboola, "in.c-a.b", 1), place(Keboola, "in.c-a.b", 2));
+        assert_ne!(place(Sqlite, "a", 1).hash(), place(Sqlite, "b", 1).hash());
     }
 }

@@ -1,9 +1,9 @@
 //! Local API tokens. State holds only their hashes.
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use super::actor::Actor;
+use super::sha256_hex;
 use crate::secret::Secret;
 use crate::time::Timestamp;
 
@@ -50,13 +50,5 @@ impl Token {
 /// Looking a token up by its hash also takes no time that depends on how much of it was right.
 #[must_use]
 pub fn token_hash(token: &Secret<String>) -> String {
-    use std::fmt::Write;
-
-    Sha256::digest(token.expose().as_bytes()).iter().fold(
-        String::with_capacity(64),
-        |mut hex, byte| {
-            write!(hex, "{byte:02x}").expect("writing to a String cannot fail");
-            hex
-        },
-    )
+    sha256_hex(token.expose())
 }

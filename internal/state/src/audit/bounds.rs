@@ -38,7 +38,7 @@ const fn most_bytes(key: &Key) -> Option<usize> {
         Key::Incarnation(_) | Key::Forgotten(_) => Some(400),
         // 600 for most: the rest is for hours.
         Key::Crossed(..) | Key::RejectsCrossed(..) => Some(3584),
-        Key::Registration(_) | Key::Node { .. } | Key::Lock(_) => Some(1024),
+        Key::Registration(_) | Key::Node { .. } | Key::Lock(_) | Key::Dropping(_) => Some(1024),
         // Up to 100 volumes, each of which may have taken shards over.
         Key::Assignment(_) => Some(32 << 10),
         Key::Schema

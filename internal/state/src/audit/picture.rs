@@ -9,7 +9,7 @@ use stream_model::destination::{Destination, Provisioning};
 use stream_model::file::File;
 use stream_model::idempotency::Assigned;
 use stream_model::ledger::Day;
-use stream_model::purge::Purged;
+use stream_model::purge::{Dropping, Purged};
 use stream_model::slice::Slice;
 use stream_model::statistics::{Cleared, Crossed, Figures, VolumeFigures};
 use stream_model::{FileId, NodeId, ProjectId, SinkId, SinkKey, SliceId, SourceKey, VolumeId};
@@ -35,6 +35,8 @@ pub(super) struct Picture {
     pub(super) tasks: BTreeMap<String, Task>,
     /// By hash.
     pub(super) tokens: BTreeMap<String, Token>,
+    /// By the hash of the table's place.
+    pub(super) dropping: BTreeMap<String, Dropping>,
     /// By name.
     pub(super) locks: BTreeMap<String, Holder>,
     pub(super) projects: BTreeMap<ProjectId, Project>,
@@ -204,6 +206,7 @@ impl Picture {
             | Key::Task(_)
             | Key::Lock(_)
             | Key::LedgerDay(..)
+            | Key::Dropping(_)
             | Key::Token(_)
             | Key::Project(_) => self.take_other(key, entry)?,
             Key::Destination(id) => {
@@ -297,6 +300,10 @@ impl Picture {
             }
             // Sums of what is not there any more: there is nothing to compare them with.
             Key::LedgerDay(..) => drop(read(entry, |_: &Day| true)?),
+            Key::Dropping(table) => {
+                let of = |it: &Dropping| it.place().hash() == *table;
+                self.dropping.insert(table.clone(), read(entry, of)?);
+            }
             Key::Token(hash) => {
                 self.tokens.insert(hash.clone(), read(entry, |_| true)?);
             }

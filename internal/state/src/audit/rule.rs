@@ -195,6 +195,11 @@ pub(super) const STUCK: Rule = Rule::new(
 
 // What sinks have elsewhere.
 
+pub(super) const DROPPING: Rule = Rule::new(
+    "a table is marked as being dropped only with a sink that is purged, or has a change of its destination",
+    "look whether the table is to stay, then delete this key: no sink can be stored with the table before",
+);
+
 pub(super) const DESTINATION: Rule = Rule::new(
     "a live sink of type keboola has a destination for its table",
     "change the sink through the API, or delete and undelete it: both make what is missing",

@@ -1,6 +1,6 @@
 //! Rules of volumes and tasks.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use stream_model::definition::TableKind;
@@ -19,6 +19,7 @@ const TASK_OWNER: &str = "api";
 pub(super) fn check(picture: &Picture, now: Timestamp, findings: &mut Vec<Finding>) {
     check_incarnations(picture, findings);
     check_destinations(picture, now, findings);
+    check_dropping(picture, findings);
     for (id, volume) in &picture.volumes {
         if let (Some(registration), Some(newest)) = (&volume.registration, &volume.incarnation)
             && registration.incarnation > newest.number
@@ -38,6 +39,22 @@ pub(super) fn check(picture: &Picture, now: Timestamp, findings: &mut Vec<Findin
         if is_stuck(picture, task, now) {
             let age = now.since(task.created_at).as_secs();
             findings.push(rule::STUCK.broken(&key, format!("it began {age} s ago")));
+        }
+    }
+}
+
+/// Tables are marked while a purge is under way.
+fn check_dropping(picture: &Picture, findings: &mut Vec<Finding>) {
+    let purging = picture.sinks().filter(|(_, _, of_sink)| {
+        let sink = of_sink.sink.as_ref();
+        sink.is_some_and(|sink| sink.purging.is_some())
+    });
+    let purging: BTreeSet<SinkKey> = purging.map(|(key, ..)| key).collect();
+    for (table, dropping) in &picture.dropping {
+        let sink = &dropping.sink;
+        if !purging.contains(sink) && !picture.has(&Key::Provisioning(sink.clone())) {
+            let detail = format!("it is table {:?}, with sink {sink}", dropping.table_id);
+            findings.push(rule::DROPPING.broken(Key::Dropping(table.clone()), detail));
         }
     }
 }

@@ -2,6 +2,7 @@
 
 pub(crate) mod definition;
 mod destination;
+mod dropping;
 pub(crate) mod file;
 pub(crate) mod forget;
 pub(crate) mod import;

@@ -191,7 +191,9 @@ impl Store {
             }
             txn = txn.none_written(range, left.revision);
         }
-        txn.delete(&key)
+        self.add_unmarking(txn, &sink.value)
+            .await?
+            .delete(&key)
             .delete(&Key::Current(id.clone()))
             .delete(&Key::Removed(id.clone()))
             .delete(&Key::RejectsRemoved(id.clone()))

@@ -8,6 +8,7 @@ use stream_model::{SinkKey, SourceKey, VolumeId};
 use super::definition::{
     CREATE_TRIES, Definition, UPDATE_TRIES, check_change, continue_versions, put_definition,
 };
+use super::dropping::table_stays;
 use super::file::Opening;
 use crate::error::StateError;
 use crate::keyspace::{Key, prefix};
@@ -65,7 +66,7 @@ impl Store {
     ///
     /// # Errors
     /// `NotFound` when the source does not live, `AlreadyExists` when the sink lives or is being purged, `LimitReached` when the source has
-    /// enough live sinks. `AlreadyExists` for [`Key::Assignment`] or [`Key::Current`] means that the opening was planned
+    /// enough live sinks, `TableLeaves` when its table is being dropped with another sink. `AlreadyExists` for [`Key::Assignment`] or [`Key::Current`] means that the opening was planned
     /// on old knowledge: another sink was first, or the file of a deleted sink of that name is not closed yet.
     pub async fn create_sink(
         &self,
@@ -88,7 +89,7 @@ impl Store {
                 .txn()
                 .unmodified(&Definition::key(&source.value), source.revision)
                 .none_written(range.clone(), siblings.revision);
-            let mut txn = put_definition(txn, old, &new);
+            let mut txn = put_definition(table_stays(txn, &new.value), old, &new);
             if let Some(opening) = &open {
                 let number = new.value.version.number;
                 let mut opening = opening.clone().with_mapping_version(number);
@@ -110,8 +111,8 @@ impl Store {
     /// `change` also gets a deleted sink, and may revive it while its source lives.
     ///
     /// # Errors
-    /// `NotFound`; what `change` returns; `LimitReached` when a revived sink is one too many; `Conflict` when others were
-    /// faster each time.
+    /// `NotFound`; what `change` returns; `LimitReached` when a revived sink is one too many; `TableLeaves` when another table is
+    /// wanted that is being dropped; `Conflict` when others were faster each time.
     pub async fn update_sink<E>(
         &self,
         key: &SinkKey,
@@ -153,6 +154,9 @@ impl Store {
             txn = txn
                 .unmodified(&Definition::key(&source.value), source.revision)
                 .none_written(range, siblings.revision);
+        }
+        if new.table.place(&new.key) != old.value.table.place(&new.key) {
+            txn = table_stays(txn, new);
         }
         Ok(put_definition(txn, Some(&old.value), written))
     }

@@ -19,6 +19,7 @@ mod support;
 mod audit;
 mod connections;
 mod definitions;
+mod dropping;
 mod files;
 mod forget;
 mod import;

@@ -92,18 +92,20 @@ impl Writer {
     ) -> Result<BTreeSet<FileId>, TargetError> {
         let (at, mut imported) = (clock.now(), BTreeSet::new());
         let transaction = begin(&mut self.db)?;
+        let entry = |id: FileId| ImportFile {
+            id,
+            sink: removal.sink.clone(),
+            table: removal.table.clone(),
+        };
         for id in &removal.files {
-            let file = ImportFile {
-                id: *id,
-                sink: removal.sink.clone(),
-                table: removal.table.clone(),
-            };
             // An entry with rows is an import. One without was made here, or the file had none.
-            if ledger::claim(&transaction, &file, at)?.is_some_and(|known| known.rows > 0) {
+            let known = ledger::claim(&transaction, &entry(*id), at)?;
+            if known.is_some_and(|known| known.rows > 0) {
                 imported.insert(*id);
             }
         }
-        if removal.fate == Fate::Dropped {
+        let is_new = || ledger::claim(&transaction, &entry(removal.id), at);
+        if removal.fate == Fate::Dropped && is_new()?.is_none() {
             schema::drop(&transaction, &removal.table)?;
         }
         commit(transaction)?;
