@@ -335,3 +335,47 @@ async fn back_in_the_strict_mode_a_volume_takes_back_that_it_yields() {
     assert_eq!(world.assigned().yielding, []);
     assert!(world.may_decide(holder));
 }
+
+/// The question may be carried out although its answer is lost, and long before the mirror shows it.
+#[tokio::test]
+async fn whoever_asks_to_yield_keeps_to_it_from_then_on() {
+    let world = World::new().await;
+    let (one, two) = (world.process(1).await, world.process(2).await);
+    let owner = world.owner().volume;
+    let holder = if owner == volume(1) { &one } else { &two };
+    holder.unregister(&world).await;
+    assert!(world.may_decide(holder), "no lease is needed yet");
+    let duty = Duty {
+        source: world.source.clone(),
+        mode: KeyMode::Available,
+        assigned: world.assigned(),
+    };
+    let asked = tokio::time::timeout(Duration::ZERO, holder.owner.yield_in(&duty)).await;
+    assert!(asked.is_err(), "it was answered at once");
+    assert!(!world.may_decide(holder));
+}
+
+#[tokio::test]
+async fn a_volume_that_is_back_decides_only_when_it_knows_what_was_taken_over() {
+    let world = World::new().await;
+    let (one, two) = (world.process(1).await, world.process(2).await);
+    world.set_mode(KeyMode::Available).await;
+    world.round(&[&one, &two]).await;
+    let before = world.assigned();
+    one.unregister(&world).await;
+    world.round(&[&two]).await;
+    world.clock.advance(AWAY);
+    world.round(&[&two]).await;
+    one.register(&world).await;
+    let (fence, source) = (&one.owner.fence, &world.source);
+    // What its mirror showed a moment ago, and what it shows now.
+    for (assigned, is_known) in [(before, false), (world.assigned(), true)] {
+        let duty = Duty {
+            source: source.clone(),
+            mode: KeyMode::Available,
+            assigned,
+        };
+        one.owner.confirm(&duty).await.expect("the state is there");
+        assert_eq!(fence.is_confirmed(volume(1), source), is_known);
+    }
+}
