@@ -16,8 +16,8 @@
 //! - No key whose rows a crash may still undo is in a run: a client would be told that its record is there.
 //! - What is lost, or forgotten because there are too many, shortens the window and is told; it never keeps a volume closed.
 //!
-//! Memory: 1.6 B per key in runs, 29 B and less per key that is in none, of which there are at most 50 000 and those that come
-//! while 200 000 are being written. With ten million keys that is about 35 MiB.
+//! Memory: 1.6 B per key in runs, 29 B and less per key that is in none, of which there are at most 200 000 and those that come
+//! while as many are being written. With ten million keys that is about 35 MiB.
 //!
 //! Only the commit thread adds keys, only the flush thread writes runs, so what a look-up misses between the two is added by its
 //! own caller. It refuses to know what a key or a body is: both are hashes.
