@@ -181,6 +181,10 @@ bench-api: build-stream-service ## Measure the configuration API with 10 000 sin
 bench-volume: protoc ## Measure a volume alone with 1 to 10 000 slices (about 10 min); more arguments by ARGS
 	$(CARGO) run --release --locked --package stream-tests --bin stream-load -- volume $(ARGS)
 
+.PHONY: bench-keys
+bench-keys: build-stream-service ## Measure idempotency keys, a volume with ten million and the service on it (about 6 min); more arguments by ARGS
+	$(CARGO) run --release --locked --package stream-tests --bin stream-load -- keys $(ARGS)
+
 .PHONY: bench-recovery
 bench-recovery: protoc ## Measure the opening of a volume after a crash (about 10 min, 35 GB of disk); more arguments by ARGS
 	$(CARGO) run --release --locked --package stream-tests --bin stream-load -- recovery $(ARGS)

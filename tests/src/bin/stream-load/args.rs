@@ -64,6 +64,12 @@ stream-load volume [flags]         appends to a volume in this process, without 
   --repeats N       runs of a case; the tables have the medians (default 5)
   --duration TIME   of a run (default 10s)
   --dir DIR         where the volumes are made, some gigabytes for a case (default: the directory for temporary files)
+stream-load keys [flags]           measures idempotency keys: of a volume in this process, and of the service beside this program
+  --keys N          that a volume remembers, and is filled with (default 10000000)
+  --body-bytes N    size of a record (default 1024)
+  --repeats N       of each measurement; the tables have the medians (default 3)
+  --duration TIME   of each measurement (default 4s)
+  --dir DIR         where the volumes are made, some gigabytes (default: the directory for temporary files)
 stream-load recovery [flags]       opens volumes that were left without a stop
   --journal LIST    mebibytes of journal that no checkpoint covers, a case for each (default 64,256,1024)
   --stored N        gibibytes of sealed slices beside the largest journal, one more case; 0 leaves it out (default 20)

@@ -15,9 +15,10 @@ use tokio::time::{Instant, sleep};
 
 use crate::args::Args;
 use crate::body;
-use crate::load::{self, Load, Measured};
+use crate::load::{self, Load};
 use crate::machine::{self, Disk};
-use crate::report::{millis, percent};
+use crate::report::millis;
+use crate::series::{self, Series};
 use crate::target::Target;
 
 /// How long the disk is measured.
@@ -119,21 +120,6 @@ impl Options {
     }
 }
 
-/// One way of loading one server.
-struct Series {
-    name: String,
-    runs: Vec<Run>,
-}
-
-/// One measurement.
-struct Run {
-    measured: Measured,
-    /// CPU seconds of the server.
-    server_cpu: f64,
-    /// Anonymous memory of the server at the end, in bytes.
-    memory: u64,
-}
-
 /// Measures everything and prints a table.
 ///
 /// # Errors
@@ -168,38 +154,15 @@ async fn measure(options: Options, dir: &Path) -> anyhow::Result<Vec<Series>> {
             options.rate,
         ),
     ]
-    .map(|(name, target, pid, rate)| {
-        (
-            Series {
-                name,
-                runs: Vec::new(),
-            },
-            target,
-            pid,
-            rate,
-        )
-    });
+    .map(|(name, target, pid, rate)| (Series::new(name), target, pid, rate));
     for (_, target, _, rate) in &series[..2] {
         load::run(options.load(target, *rate, WARM_UP)).await?;
     }
     for repeat in 1..=options.repeats {
         for (series, target, pid, rate) in &mut series {
-            eprintln!("{} ({repeat}/{})", series.name, options.repeats);
-            let before = machine::cpu_seconds(*pid)?;
-            let measured = load::run(options.load(target, *rate, options.duration)).await?;
-            ensure!(
-                measured.ok() > 0,
-                "{}: no request was accepted: {:?}",
-                series.name,
-                measured.statuses
-            );
-            let server_cpu = machine::cpu_seconds(*pid)? - before;
-            let memory = machine::anonymous_memory(*pid)?;
-            series.runs.push(Run {
-                measured,
-                server_cpu,
-                memory,
-            });
+            eprintln!("{} ({repeat}/{})", series.name(), options.repeats);
+            let load = options.load(target, *rate, options.duration);
+            series.measure(load, *pid).await?;
         }
     }
     let result = series.map(|(series, ..)| series).into();
@@ -352,14 +315,11 @@ fn table(options: Options, disk: &Disk, series: &[Series]) -> String {
         String::new(),
         disk_line(disk),
         String::new(),
-        "| | requests/s | p50 | p90 | p99 | p99.9 | max | not 2xx | CPU of server | of generator | CPU pressure | memory |"
-            .to_owned(),
-        "|---|---|---|---|---|---|---|---|---|---|---|---|".to_owned(),
+        series::HEAD.to_owned(),
     ];
-    lines.extend(series.iter().map(row));
+    lines.extend(series.iter().map(Series::row));
     if let [bare, service, ..] = series {
-        let rate = |series: &Series| median(series, |run| run.measured.rate());
-        let share = rate(service) / rate(bare).max(f64::EPSILON);
+        let share = service.rate() / bare.rate().max(f64::EPSILON);
         lines.push(String::new());
         lines.push(format!(
             "The service reaches {:.0} % of the bare server.",
@@ -367,50 +327,6 @@ fn table(options: Options, disk: &Disk, series: &[Series]) -> String {
         ));
     }
     lines.join("\n")
-}
-
-fn row(series: &Series) -> String {
-    let latency = |per_mille| {
-        let of = |run: &Run| run.measured.latency.per_mille(per_mille).as_secs_f64();
-        millis(Duration::from_secs_f64(median(series, of)))
-    };
-    let cores = |cpu: fn(&Run) -> f64| {
-        let share = |run: &Run| cpu(run) / run.measured.elapsed.as_secs_f64();
-        percent(Some(median(series, share)))
-    };
-    let max = median(series, |run| run.measured.latency.max().as_secs_f64());
-    let pressures = series
-        .runs
-        .iter()
-        .all(|run| run.measured.cpu_pressure.is_some());
-    let pressure = median(series, |run| run.measured.cpu_pressure.unwrap_or_default());
-    let cells = [
-        series.name.clone(),
-        format!("{:.0}", median(series, |run| run.measured.rate())),
-        latency(500),
-        latency(900),
-        latency(990),
-        latency(999),
-        millis(Duration::from_secs_f64(max)),
-        series
-            .runs
-            .iter()
-            .map(|run| run.measured.sent - run.measured.ok())
-            .sum::<u64>()
-            .to_string(),
-        cores(|run| run.server_cpu),
-        cores(|run| run.measured.own_cpu),
-        percent(pressures.then_some(pressure)),
-        format!(
-            "{:.0} MiB",
-            median(series, |run| run.memory as f64) / f64::from(1 << 20)
-        ),
-    ];
-    format!("| {} |", cells.join(" | "))
-}
-
-fn median(series: &Series, value: impl Fn(&Run) -> f64) -> f64 {
-    middle(series.runs.iter().map(value).collect())
 }
 
 /// The middle one, or the mean of the two in the middle.

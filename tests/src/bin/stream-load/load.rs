@@ -8,18 +8,19 @@
 //!
 //! One thread, no pipelining, requests made beforehand: the load generator shares the machine with what it measures.
 
+mod connection;
+
 use std::collections::BTreeMap;
-use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
+use self::connection::Connection;
+use crate::body::Requests;
 use crate::histogram::Histogram;
 use crate::machine::{self, CpuPressure};
 use crate::target::Target;
@@ -34,8 +35,8 @@ const RECONNECT_PAUSE: Duration = Duration::from_millis(20);
 pub struct Load {
     /// Where to.
     pub target: Target,
-    /// Whole requests, sent in turn.
-    pub requests: Vec<Vec<u8>>,
+    /// What is sent, in turn.
+    pub requests: Requests,
     /// Requests in a second, over all connections; 0 is as fast as they are answered.
     pub rate: u64,
     /// Connections.
@@ -218,12 +219,13 @@ struct Worker {
 impl Worker {
     async fn run(mut self) {
         let mut turn = self.number;
+        let mut keyed = Vec::new();
         while let Some(due) = self.due(turn) {
             if let Some(due) = due {
                 self.wait(due).await;
             }
             let load = Arc::clone(&self.load);
-            let request = &load.requests[position(turn, load.requests.len())];
+            let request = load.requests.of_turn(turn, &mut keyed);
             let sent = Instant::now();
             let due = due.unwrap_or(sent);
             let answer = timeout(PATIENCE, self.connection.exchange(request)).await;
@@ -290,115 +292,4 @@ impl Worker {
 
 fn position(turn: u64, len: usize) -> usize {
     usize::try_from(turn).unwrap_or(usize::MAX) % len
-}
-
-/// A connection that asks one thing at a time.
-struct Connection {
-    stream: TcpStream,
-    buffer: Vec<u8>,
-    is_broken: bool,
-}
-
-impl Connection {
-    async fn open(target: &Target) -> io::Result<Self> {
-        let stream = TcpStream::connect(target.address).await?;
-        stream.set_nodelay(true)?;
-        Ok(Self {
-            stream,
-            buffer: Vec::with_capacity(4096),
-            is_broken: false,
-        })
-    }
-
-    /// Sends a request and gives the status of its answer. After an error, or when the future is dropped, the connection is
-    /// of no more use.
-    async fn exchange(&mut self, request: &[u8]) -> io::Result<u16> {
-        self.is_broken = true;
-        self.stream.write_all(request).await?;
-        self.buffer.clear();
-        loop {
-            if self.stream.read_buf(&mut self.buffer).await? == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-            match parse(&self.buffer) {
-                Parsed::Partial => {}
-                Parsed::Invalid => return Err(io::ErrorKind::InvalidData.into()),
-                Parsed::Whole { status, keep_alive } => {
-                    self.is_broken = !keep_alive;
-                    return Ok(status);
-                }
-            }
-        }
-    }
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum Parsed {
-    Partial,
-    Invalid,
-    Whole { status: u16, keep_alive: bool },
-}
-
-/// Looks at an answer as far as it has come. Only answers with a length are understood; the service sends no others.
-fn parse(answer: &[u8]) -> Parsed {
-    let Some(head_len) = answer.windows(4).position(|window| window == b"\r\n\r\n") else {
-        return Parsed::Partial;
-    };
-    let Ok(head) = std::str::from_utf8(&answer[..head_len]) else {
-        return Parsed::Invalid;
-    };
-    let mut lines = head.split("\r\n");
-    let status = lines
-        .next()
-        .and_then(|line| line.strip_prefix("HTTP/1.1 ")?.get(..3)?.parse().ok());
-    let (mut length, mut keep_alive) = (None, true);
-    for (name, value) in lines.filter_map(|line| line.split_once(':')) {
-        if name.eq_ignore_ascii_case("content-length") {
-            length = value.trim().parse::<usize>().ok();
-        } else if name.eq_ignore_ascii_case("connection") {
-            keep_alive = !value.trim().eq_ignore_ascii_case("close");
-        }
-    }
-    match (status, length) {
-        (Some(status), Some(length)) if answer.len() == head_len + 4 + length => {
-            Parsed::Whole { status, keep_alive }
-        }
-        (Some(_), Some(length)) if answer.len() < head_len + 4 + length => Parsed::Partial,
-        _ => Parsed::Invalid,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn answers_are_read_to_their_end() {
-        let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nx: y\r\n\r\nOK";
-        for len in 0..answer.len() {
-            assert_eq!(parse(&answer[..len]), Parsed::Partial, "{len}");
-        }
-        assert_eq!(
-            parse(answer),
-            Parsed::Whole {
-                status: 200,
-                keep_alive: true
-            }
-        );
-        let closing = b"HTTP/1.1 503 x\r\nconnection: Close\r\ncontent-length: 0\r\n\r\n";
-        assert_eq!(
-            parse(closing),
-            Parsed::Whole {
-                status: 503,
-                keep_alive: false
-            }
-        );
-        for invalid in [
-            "HTTP/1.1 200 OK\r\n\r\n",
-            "HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nabc",
-            "x\r\n\r\n",
-        ] {
-            assert_eq!(parse(invalid.as_bytes()), Parsed::Invalid);
-        }
-    }
 }

@@ -67,6 +67,26 @@ pub fn written_bytes() -> anyhow::Result<u64> {
         .context("the kernel does not tell what was written")
 }
 
+/// Waits until this process has made no page dirty for `quiet`, but no longer than `patience`. How long it still did.
+///
+/// # Errors
+/// When the kernel does not tell.
+pub async fn until_nothing_is_written(
+    quiet: Duration,
+    patience: Duration,
+) -> anyhow::Result<Duration> {
+    let start = Instant::now();
+    let (mut written, mut last) = (written_bytes()?, start);
+    while last.elapsed() < quiet && start.elapsed() < patience {
+        tokio::time::sleep(quiet / 10).await;
+        let now = written_bytes()?;
+        if now > written {
+            (written, last) = (now, Instant::now());
+        }
+    }
+    Ok(last.duration_since(start))
+}
+
 /// Bytes that everybody has written to the device below a directory since the machine was started; none when there is no such
 /// device, or the kernel does not tell.
 pub fn device_written_bytes(dir: &Path) -> Option<u64> {

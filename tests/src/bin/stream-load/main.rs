@@ -2,7 +2,9 @@
 //!
 //! Without a word it sends records to a URL. `bench` starts the service that was built with it and measures it beside a
 //! bare server and the disk, all in one run, because no figure of a shared machine means anything alone. `state` measures
-//! what the state costs, `api` the configuration API with many definitions. `http`, `overload` and `tenant` measure the intake in all its sizes and beyond its limits. `volume` and `recovery` need no service: they measure a volume in this process.
+//! what the state costs, `api` the configuration API with many definitions. `http`, `overload` and `tenant` measure the
+//! intake in all its sizes and beyond its limits. `keys` measures what idempotency keys cost, in a volume and in the service.
+//! `volume` and `recovery` need no service: they measure a volume in this process.
 
 #![allow(
     clippy::disallowed_methods,
@@ -23,10 +25,12 @@ mod body;
 mod frames;
 mod histogram;
 mod http;
+mod keys;
 mod load;
 mod machine;
 mod recovery;
 mod report;
+mod series;
 mod state;
 mod target;
 mod volume;
@@ -74,6 +78,9 @@ fn run() -> anyhow::Result<()> {
         ["state"] => state::run(state::Options::read(args)?),
         ["volume"] => volume::run(&volume::Options::read(args)?),
         ["volume-case"] => volume::run_case(args),
+        ["keys"] => keys::run(&keys::Options::read(args)?),
+        ["keys-measure"] => keys::run_measure(args),
+        ["keys-fill"] => keys::run_fill(args),
         ["recovery"] => recovery::run(&recovery::Options::read(args)?),
         ["recovery-fill"] => recovery::run_fill(args),
         ["recovery-open"] => recovery::run_open(args),

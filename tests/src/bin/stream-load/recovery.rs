@@ -190,7 +190,7 @@ fn measure(case: Case, dir: &Path, repeats: u64) -> anyhow::Result<Measured> {
 }
 
 /// Lets the kernel forget what it has read from disks. Only root may ask for that.
-fn empty_page_cache() -> bool {
+pub fn empty_page_cache() -> bool {
     rustix::fs::sync();
     std::fs::write("/proc/sys/vm/drop_caches", "3").is_ok()
 }

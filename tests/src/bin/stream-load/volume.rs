@@ -22,9 +22,9 @@ use stream_tests::scratch::Scratch;
 use crate::args::Args;
 use crate::frames::Codec;
 
-pub use case::Run;
+pub use case::{Run, watch_memory};
 pub use clients::{Clients, Target, open_slices};
-pub use counters::Counters;
+pub use counters::{Counters, metric};
 pub use table::mebibytes;
 
 /// What to measure.

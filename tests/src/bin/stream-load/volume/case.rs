@@ -124,7 +124,7 @@ impl Bench<'_> {
             tally.appends > 0 && counted.groups > 0.0,
             "nothing was appended"
         );
-        let behind = self.settle().await?;
+        let behind = machine::until_nothing_is_written(QUIET, PATIENCE).await?;
         let group_bytes = counted.journal_bytes / counted.groups;
         let disk = machine::measure_disk(self.dir, group_bytes as usize, DISK)?;
         let percentile = |per_mille| disk.latency.per_mille(per_mille).as_secs_f64();
@@ -150,27 +150,13 @@ impl Bench<'_> {
                 .map(|seconds| seconds / elapsed),
             pressure,
             memory: [memory?, self.baseline].map(|bytes| bytes as f64),
-            behind,
+            behind: behind.as_secs_f64(),
             disk: [percentile(500), percentile(990), disk.syncs_per_second],
         })
     }
 
     fn counters(&self) -> anyhow::Result<Counters> {
         Counters::now(&self.registry, self.dir)
-    }
-
-    /// Waits until the volume writes nothing any more. How long it still wrote, in seconds.
-    async fn settle(&self) -> anyhow::Result<f64> {
-        let start = Instant::now();
-        let (mut written, mut last) = (self.counters()?.process_bytes, start);
-        while last.elapsed() < QUIET && start.elapsed() < PATIENCE {
-            tokio::time::sleep(QUIET / 10).await;
-            let now = self.counters()?.process_bytes;
-            if now > written {
-                (written, last) = (now, Instant::now());
-            }
-        }
-        Ok(last.duration_since(start).as_secs_f64())
     }
 }
 
@@ -186,7 +172,10 @@ fn latencies(tally: &Tally) -> [f64; 4] {
 }
 
 /// Passes the time. The most anonymous memory that was seen meanwhile.
-async fn watch_memory(duration: Duration) -> anyhow::Result<u64> {
+///
+/// # Errors
+/// When the kernel does not tell.
+pub async fn watch_memory(duration: Duration) -> anyhow::Result<u64> {
     let (start, mut most) = (Instant::now(), 0);
     while start.elapsed() < duration {
         let left = duration.saturating_sub(start.elapsed());

@@ -73,7 +73,7 @@ impl Counters {
 }
 
 /// The value of a metric that has one, whatever its labels.
-fn metric(text: &str, name: &str) -> Option<f64> {
+pub fn metric(text: &str, name: &str) -> Option<f64> {
     let line = text.lines().find(|line| {
         let rest = line.strip_prefix(name);
         rest.is_some_and(|rest| rest.starts_with(['{', ' ']))
