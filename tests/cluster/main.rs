@@ -29,6 +29,7 @@ mod projects;
 mod purge;
 mod refusals;
 mod rejects;
+mod requests;
 mod same_sink;
 mod shutdown;
 mod sinks;

@@ -17,6 +17,7 @@ use crate::dry_run::RecordLimits;
 use crate::error::{ApiError, not_found};
 use crate::task::Runner;
 use crate::templates::TemplateCheck;
+use crate::traces::Traces;
 
 /// How long a task waits until this process sees its own change. Longer, and the mirror has lost etcd, which it reports.
 const SEEN_WITHIN: Duration = Duration::from_secs(5);
@@ -33,6 +34,7 @@ pub(crate) struct Context {
     pub(crate) documentation: Documentation,
     pub(crate) templates: TemplateCheck,
     pub(crate) record_limits: RecordLimits,
+    pub(crate) traces: Traces,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) runner: Runner,
 }

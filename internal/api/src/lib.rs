@@ -46,6 +46,7 @@ mod survey;
 mod task;
 mod templates;
 pub mod token;
+mod traces;
 mod view;
 
 #[cfg(test)]
@@ -54,3 +55,4 @@ mod tests;
 pub use config::{Config, InvalidConfig};
 pub use dry_run::RecordLimits;
 pub use server::{Api, Deps, Projects, StartError};
+pub use traces::{Kept, Traces};

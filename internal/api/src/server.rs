@@ -40,6 +40,7 @@ use crate::response::{Answer, finish, options, refused};
 use crate::route::Routes;
 use crate::task::Runner;
 use crate::templates::TemplateCheck;
+use crate::traces::Traces;
 
 /// How long a request may take.
 const REQUEST_LIMIT: Duration = Duration::from_secs(30);
@@ -70,6 +71,8 @@ pub struct Deps {
     pub helpers: Helpers,
     /// What a record may have, so that a dry run says what the HTTP source would.
     pub record_limits: RecordLimits,
+    /// How late records can be, and for how long they can be found.
+    pub traces: Traces,
     /// The present time.
     pub clock: Arc<dyn Clock>,
     /// Where to count.
@@ -190,6 +193,7 @@ impl Api {
             urls,
             templates: TemplateCheck::new(deps.helpers),
             record_limits: deps.record_limits,
+            traces: deps.traces,
             clock: deps.clock,
             runner,
         });

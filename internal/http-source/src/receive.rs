@@ -34,7 +34,7 @@ use crate::key::Key;
 use crate::many::{self, Fate};
 use crate::mapper::Received;
 use crate::metrics::Metrics;
-use crate::request_id::{REQUEST_ID, RequestIds};
+use crate::request_id::{Arrival, REQUEST_ID, RequestIds};
 use crate::table::{Entry, Table};
 use crate::visit::Visit;
 use stream_node::TrustedProxies;
@@ -91,8 +91,9 @@ impl Receiver {
     /// When the client goes away, the record is written or not; what the request held is given back either way.
     pub async fn receive(&self, request: Request<Incoming>) -> Answer {
         let (mut head, mut body) = request.into_parts();
-        let id = self.ids.of(&head.headers);
-        let mut visit = self.begin(&head, id.clone());
+        let arrival = self.ids.arrival(&head.headers, self.clock.now());
+        let id = arrival.id.clone();
+        let mut visit = self.begin(&head, arrival);
         let outcome = self.route(&mut head, &mut body, &mut visit).await;
         let is_left = outcome.is_err() || visit.sources.is_empty();
         let mut answer = outcome.unwrap_or_else(|refusal| refusal.answer());
@@ -113,12 +114,12 @@ impl Receiver {
         answer
     }
 
-    fn begin(&self, head: &Parts, id: HeaderValue) -> Visit {
+    fn begin(&self, head: &Parts, arrival: Arrival) -> Visit {
         let peer = head.extensions.get::<Peer>();
         let client = peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| {
             self.proxies.client(peer.0.ip(), &head.headers)
         });
-        Visit::new(id, client)
+        Visit::new(arrival, client)
     }
 
     fn log(&self, head: &Parts, visit: &Visit, answer: &Answer, id: &HeaderValue, took: Duration) {
@@ -203,7 +204,6 @@ impl Receiver {
         visit: &mut Visit,
     ) -> Result<Answer, Refusal> {
         let query = Query::read(head.uri.query().unwrap_or(""));
-        let received_at = self.clock.now();
         let deadline = visit.begun + self.timeout;
         let content_type = head.headers.get(CONTENT_TYPE);
         let content_type = content_type.and_then(|value| value.to_str().ok());
@@ -224,7 +224,7 @@ impl Receiver {
         };
         let key = Key::of_request(&head.headers, extent, &body)?;
         let record = Record {
-            received_at,
+            received_at: visit.arrived_at,
             client_ip: visit.client,
             headers: Headers::default(),
             content_type,

@@ -2,48 +2,95 @@
 //!
 //! A client's own `X-Request-Id` is taken over when it cannot do harm in a log: 1 to 64 visible ASCII characters, once.
 //! Anything else is replaced. Ids of ours are never used twice; those of clients are what clients make of them.
+//!
+//! An id of ours tells when the request arrived ([`stream_model::request`]), and that is the arrival of its records: there is one
+//! instant for both, so that the id leads to the slice. When the clock of the machine is put back, both stay at the latest time
+//! until it has caught up.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use hyper::HeaderMap;
 use hyper::header::{HeaderName, HeaderValue};
-use stream_model::SessionId;
+use stream_model::request::{RequestId, number_after};
+use stream_model::{SessionId, Timestamp};
+use tracing::{info, warn};
 
 /// The header, of requests and answers.
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// The longest id of a client that is taken over.
 const MAX_LEN: usize = 64;
+/// Clocks that go back further than this are reported. Less is what the synchronisation of clocks does.
+const WORTH_MENTIONING: Duration = Duration::from_secs(1);
 
-/// Makes request ids: the session and a number.
+/// A request has arrived.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Arrival {
+    /// Its id: the client's, or one of ours.
+    pub id: HeaderValue,
+    /// When, as one of ours says.
+    pub at: Timestamp,
+}
+
+/// Makes request ids: the session, and a number that begins with the time.
 pub(crate) struct RequestIds {
-    session: [u8; 16],
-    next: AtomicU64,
+    session: SessionId,
+    /// The number of the latest request.
+    last: AtomicU64,
+    /// The clock was put back, and that was reported.
+    is_behind: AtomicBool,
 }
 
 impl RequestIds {
     /// Ids of this session.
-    pub fn new(session: SessionId) -> Self {
+    pub const fn new(session: SessionId) -> Self {
         Self {
-            session: hex(session.0),
-            next: AtomicU64::new(1),
+            session,
+            last: AtomicU64::new(0),
+            is_behind: AtomicBool::new(false),
         }
     }
 
-    /// The id of a request with these headers.
-    pub fn of(&self, headers: &HeaderMap) -> HeaderValue {
+    /// A request with these headers has arrived.
+    pub fn arrival(&self, headers: &HeaderMap, now: Timestamp) -> Arrival {
+        let id = RequestId {
+            session: self.session,
+            number: self.next(now),
+        };
+        let at = id.arrived_at();
+        self.notice(at.since(now));
         let mut own = headers.get_all(REQUEST_ID).iter();
-        match (own.next(), own.next()) {
-            (Some(id), None) if is_well_formed(id.as_bytes()) => id.clone(),
-            _ => self.next(),
-        }
+        let id = match (own.next(), own.next()) {
+            (Some(own), None) if is_well_formed(own.as_bytes()) => own.clone(),
+            _ => HeaderValue::from_bytes(&id.text())
+                .expect("hexadecimal digits are a valid header value"),
+        };
+        Arrival { id, at }
     }
 
-    fn next(&self) -> HeaderValue {
-        let mut id = [b'-'; 33];
-        id[..16].copy_from_slice(&self.session);
-        id[17..].copy_from_slice(&hex(self.next.fetch_add(1, Ordering::Relaxed)));
-        HeaderValue::from_bytes(&id).expect("hexadecimal digits are a valid header value")
+    fn next(&self, now: Timestamp) -> u64 {
+        let next = |last| Some(number_after(last, now));
+        // Nothing is published with the number: that it is used once is all that matters.
+        let (Ok(last) | Err(last)) =
+            self.last
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
+        number_after(last, now)
+    }
+
+    /// Reports once that the clock is behind by so much, and once that it has caught up.
+    fn notice(&self, behind: Duration) {
+        let was_behind = self.is_behind.load(Ordering::Relaxed);
+        if behind > WORTH_MENTIONING && !was_behind {
+            if !self.is_behind.swap(true, Ordering::Relaxed) {
+                warn!(
+                    behind_ms = behind.as_millis(),
+                    "the clock was put back, records get the time before until it has caught up"
+                );
+            }
+        } else if behind.is_zero() && was_behind && self.is_behind.swap(false, Ordering::Relaxed) {
+            info!("the clock has caught up");
+        }
     }
 }
 
@@ -51,24 +98,72 @@ fn is_well_formed(id: &[u8]) -> bool {
     (1..=MAX_LEN).contains(&id.len()) && id.iter().all(u8::is_ascii_graphic)
 }
 
-fn hex(number: u64) -> [u8; 16] {
-    let mut digits = [0; 16];
-    for (position, digit) in digits.iter_mut().enumerate() {
-        *digit = b"0123456789abcdef"[(number >> (60 - 4 * position) & 15) as usize];
-    }
-    digits
-}
-
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+    use std::thread;
+
     use super::*;
 
+    fn at(millis: i64) -> Timestamp {
+        Timestamp::from_millis(millis)
+    }
+
+    fn none() -> HeaderMap {
+        HeaderMap::new()
+    }
+
     #[test]
-    fn request_ids_are_the_session_and_a_number() {
+    fn request_ids_are_the_session_and_a_number_that_begins_with_the_time() {
         let ids = RequestIds::new(SessionId(0xab));
-        let headers = HeaderMap::new();
-        assert_eq!(ids.of(&headers), "00000000000000ab-0000000000000001");
-        assert_eq!(ids.of(&headers), "00000000000000ab-0000000000000002");
+        let first = ids.arrival(&none(), at(0x0199_0000_0001));
+        assert_eq!(first.id, "00000000000000ab-0199000000010000");
+        assert_eq!(first.at, at(0x0199_0000_0001));
+        let second = ids.arrival(&none(), at(0x0199_0000_0001));
+        assert_eq!(second.id, "00000000000000ab-0199000000010001");
+    }
+
+    #[test]
+    fn neither_ids_nor_times_go_back_with_the_clock_and_it_is_said_once() {
+        let ids = RequestIds::new(SessionId(0xab));
+        let mut last = ids.arrival(&none(), at(10_000));
+        for now in [10_000, 8_999, 5_000, 9_999] {
+            let arrival = ids.arrival(&none(), at(now));
+            assert!(arrival.id > last.id, "{now}");
+            assert_eq!(arrival.at, at(10_000), "{now}");
+            last = arrival;
+        }
+        assert!(ids.is_behind.load(Ordering::Relaxed));
+        assert_eq!(ids.arrival(&none(), at(10_001)).at, at(10_001));
+        assert!(!ids.is_behind.load(Ordering::Relaxed));
+        // A little is not worth mentioning.
+        ids.arrival(&none(), at(9_500));
+        assert!(!ids.is_behind.load(Ordering::Relaxed));
+    }
+
+    #[test]
+    fn threads_never_get_the_same_id() {
+        const THREADS: i64 = 4;
+        const EACH: i64 = 5_000;
+        let ids = RequestIds::new(SessionId(0xab));
+        let mut all = BTreeSet::new();
+        thread::scope(|scope| {
+            let take = |thread: i64| {
+                // Clocks that are apart, and go back now and then.
+                let times = (0..EACH).map(move |round| at(1_000 + thread + round % 7));
+                let texts = times.map(|now| ids.arrival(&none(), now).id);
+                texts.map(|id| id.as_bytes().to_vec()).collect::<Vec<_>>()
+            };
+            let threads: Vec<_> = (0..THREADS)
+                .map(|thread| scope.spawn(move || take(thread)))
+                .collect();
+            for thread in threads {
+                let of_thread = thread.join().expect("it does not panic");
+                assert!(of_thread.is_sorted(), "they grow");
+                all.extend(of_thread);
+            }
+        });
+        assert_eq!(all.len(), usize::try_from(THREADS * EACH).expect("small"));
     }
 
     #[test]
@@ -79,7 +174,7 @@ mod tests {
             for id in sent {
                 headers.append(REQUEST_ID, HeaderValue::from_bytes(id).expect("a value"));
             }
-            ids.of(&headers)
+            ids.arrival(&headers, at(7)).id
         };
         let longest = [b'x'; MAX_LEN];
         for id in [&b"a"[..], b"018f-\"{}\\~!", &longest] {

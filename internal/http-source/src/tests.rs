@@ -10,9 +10,10 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::FutureExt as _;
+use futures_util::{FutureExt as _, StreamExt as _};
 use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper::body::{Body, Frame, Incoming};
 use hyper::service::service_fn;
@@ -22,7 +23,8 @@ use prometheus::Registry;
 use serde_json::{Value, json};
 use stream_model::definition::ColumnKind;
 use stream_model::level::Durability;
-use stream_model::{Secret, Timestamp};
+use stream_model::time::ManualClock;
+use stream_model::{RequestId, Secret, Timestamp};
 use stream_node::{Listener, ServeOptions, ServerMetrics};
 use stream_storage::wire::RefusalReason;
 use tokio_util::sync::CancellationToken;
@@ -46,6 +48,7 @@ struct Server {
     rig: Rig,
     address: SocketAddr,
     registry: Registry,
+    clock: Arc<ManualClock>,
     _receiver: Arc<Receiver>,
     _stop: tokio_util::sync::DropGuard,
 }
@@ -79,6 +82,7 @@ impl Server {
         rig.route(sinks, &slices);
         let mapper = Arc::clone(&rig.mapper);
         let metrics = Arc::clone(&rig.metrics);
+        let clock = Arc::new(ManualClock::new(Timestamp::from_millis(0)));
         let receiver = Arc::new(Receiver {
             table: Arc::clone(&rig.directory.table),
             dispatcher: Dispatcher::new(
@@ -88,9 +92,7 @@ impl Server {
                 Arc::clone(&rig.directory) as _,
                 TIMEOUT,
             ),
-            clock: Arc::new(stream_model::time::ManualClock::new(
-                Timestamp::from_millis(0),
-            )),
+            clock: Arc::clone(&clock) as _,
             metrics: Arc::clone(&rig.metrics),
             max_header: 4000,
             max_body,
@@ -124,6 +126,7 @@ impl Server {
             rig,
             address,
             registry,
+            clock,
             _receiver: receiver,
             _stop: stop.drop_guard(),
         }
@@ -229,6 +232,41 @@ async fn a_record_is_written_before_it_is_acknowledged() {
     assert_eq!(server.rig.volume.rows(slice(1)), [r#""{""x"":""1""}""#]);
     assert_eq!(server.rig.volume.rows(slice(2)), [r#""1""#]);
     assert_eq!(server.rig.admission.used(), 0);
+}
+
+/// The id leads to the slice by this time, so it has to be that of the row.
+#[tokio::test]
+async fn a_record_has_arrived_when_its_request_id_says_however_long_its_body_takes() {
+    let server = Server::start(vec![sink("a", 1, ColumnKind::Datetime)]).await;
+    server.clock.advance(Duration::from_secs(7));
+    let (more, rest) = tokio::sync::mpsc::unbounded_channel();
+    let rest = futures_util::stream::unfold(rest, async |mut rest| {
+        rest.recv().await.map(|part| (part, rest))
+    });
+    let body = StreamBody::new(Box::pin(
+        rest.map(|part: &'static str| Ok(Frame::data(Bytes::from(part)))),
+    ));
+    let request = Request::post(PATH).header(JSON.0, JSON.1).body(body);
+    let sending = server.send(request.expect("valid"));
+    let body = async {
+        more.send("{\"x\":").expect("it is sent");
+        while server.rig.admission.used() == 0 {
+            tokio::task::yield_now().await;
+        }
+        server.clock.advance(Duration::from_secs(20));
+        more.send("1}").expect("it is sent");
+        drop(more);
+    };
+    let (answer, ()) = tokio::join!(sending, body);
+    assert_eq!(answer.status(), 200, "{}", answer.text());
+    let id = answer.header("x-request-id").expect("an id");
+    let id: RequestId = id.parse().expect("one of ours");
+    assert_eq!(id.session, SESSION);
+    assert_eq!(id.arrived_at(), Timestamp::from_millis(7_000));
+    assert_eq!(
+        server.rig.volume.rows(slice(1)),
+        [r#""1970-01-01T00:00:07.000Z""#]
+    );
 }
 
 #[tokio::test]

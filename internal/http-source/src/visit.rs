@@ -10,12 +10,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use hyper::header::HeaderValue;
 use stream_encoding::BatchFormat;
+use stream_model::Timestamp;
 use tokio::time::Instant;
 
 use crate::admission::{RECORD_OVERHEAD, Reservation};
 use crate::answer::{self, Answer, OVERLOADED, Refusal};
 use crate::body::End;
 use crate::intake::{InFlight, Intake, Toll, TooFast};
+use crate::request_id::Arrival;
 use crate::table::Entry;
 
 /// What is known of a request while it is served. Dropped with it, be it that the client has gone away.
@@ -24,6 +26,8 @@ pub(crate) struct Visit {
     pub begun: Instant,
     /// Its id.
     pub id: HeaderValue,
+    /// When its head had come, by the clock: the arrival of its records.
+    pub arrived_at: Timestamp,
     /// The address of the client.
     pub client: IpAddr,
     /// The sources behind its URL.
@@ -40,10 +44,11 @@ pub(crate) struct Visit {
 
 impl Visit {
     /// A request that begins now.
-    pub fn new(id: HeaderValue, client: IpAddr) -> Self {
+    pub fn new(arrival: Arrival, client: IpAddr) -> Self {
         Self {
             begun: Instant::now(),
-            id,
+            id: arrival.id,
+            arrived_at: arrival.at,
             client,
             sources: Vec::new(),
             in_flight: None,

@@ -22,6 +22,7 @@ pub mod placement;
 pub mod purge;
 pub mod rate;
 pub mod rejects;
+pub mod request;
 pub mod retry;
 pub mod secret;
 pub mod slice;
@@ -32,6 +33,7 @@ pub mod unit;
 
 pub use id::{BranchId, FileId, NodeId, ProjectId, SessionId, SinkId, SliceId, SourceId, VolumeId};
 pub use key::{BranchKey, SinkKey, SourceKey};
+pub use request::RequestId;
 pub use secret::Secret;
 pub use time::{Clock, Timestamp};
 

@@ -56,5 +56,6 @@ pub use repository::slice::Rotation;
 pub use repository::source::SourceTree;
 pub use repository::task::{Outputs, Task, TaskStatus};
 pub use repository::volume::{Incarnation, Registration};
+pub use repository::whereabouts::Whereabouts;
 pub use store::{Store, Versioned};
 pub use topology::{SinkNode, SourceNode, Topology};

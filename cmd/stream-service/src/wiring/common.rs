@@ -277,6 +277,7 @@ impl Common {
             source_public_url: config.source.http.public_url_or_default(),
             helpers: crate::evaluator::helpers(config.source.http.jsonnet.memory),
             record_limits: record_limits(&config.source.http),
+            traces: traces(config),
             clock: Arc::clone(&self.clock),
             registry: self.registry.clone(),
             listener,
@@ -307,6 +308,22 @@ impl Common {
             seed: rand::random(),
         };
         Ok(HttpSource::start(config.source.http.clone(), deps).await?)
+    }
+}
+
+/// How late records can be, and for how long they can be found.
+fn traces(config: &Config) -> stream_api::Traces {
+    let (cleanup, rejects) = (&config.storage.metadata_cleanup, &config.storage.rejects);
+    stream_api::Traces {
+        request_timeout: config.source.http.request_timeout.0,
+        kept: match cleanup.enable {
+            false => stream_api::Kept::All,
+            true => stream_api::Kept::Newest {
+                files: cleanup.archived_file_retention_per_sink,
+                rejects: rejects.max_objects_per_sink,
+                rejects_for: rejects.retention.0,
+            },
+        },
     }
 }
 

@@ -249,7 +249,10 @@ fn type_of(schema: &Value) -> String {
         let name = escape(reference.rsplit('/').next().unwrap_or_default());
         return format!("<a href=\"#schema-{name}\">{name}</a>");
     }
+    let any = items(&schema["anyOf"]).iter().map(type_of);
+    let any = any.collect::<Vec<_>>().join(" or ");
     let mut words = match &schema["type"] {
+        _ if !any.is_empty() => any,
         Value::String(name) => escape(name),
         Value::Array(names) => {
             let names: Vec<&str> = names.iter().filter_map(Value::as_str).collect();

@@ -9,7 +9,7 @@ use crate::handler::{aggregation, ledger, record, statistics};
 use crate::view::aggregation::AggregationView;
 use crate::view::file::FilesView;
 use crate::view::ledger::{LedgerView, SourceLedgerView};
-use crate::view::record::RecordView;
+use crate::view::record::LocatedView;
 use crate::view::rejects::RejectsPage;
 use crate::view::statistics::StatisticsView;
 
@@ -78,13 +78,17 @@ fn places() -> Vec<Operation> {
             .answers::<FilesView>(StatusCode::OK, "Imported ones first, then those that go well, then those that are tried again."),
         Operation::read(Method::GET, of_sink!("/records/{record}"), handler!(record::locate))
             .named("locateRecord", "Show where a record is")
-            .describe("By its position, which the answer to the record has in the header `X-Stream-Position` behind the name of the sink.")
+            .describe(
+                "By the `X-Request-Id` of its request, when the service made it: then every slice is listed that can have the \
+                 records of the request. Or by its position, which the answer has in the header `X-Stream-Position` behind the name \
+                 of the sink.\n\nA request id says that the request arrived; the records are there if the answer was 2xx.",
+            )
             .query(
                 "requestId",
-                "The `X-Request-Id` of the same answer, when the service made it: then it is certain whose the number is.",
+                "With a position, the `X-Request-Id` of the same answer, when the service made it: then it is certain whose the number is.",
                 json!({"type": "string"}),
             )
-            .answers::<RecordView>(StatusCode::OK, "The stage and the object.")
+            .answers::<LocatedView>(StatusCode::OK, "The stage and the object; of a request, for each slice that can have its records.")
             .refuses(&[Code::RecordNotFound]),
         Operation::read(Method::GET, of_sink!("/rejected"), handler!(statistics::rejected))
             .named("listRejected", "List the slices with rejected records of a sink")

@@ -29,14 +29,14 @@ use tokio::sync::{Semaphore, watch};
 
 use super::described;
 use crate::token::{AdminToken, ensure_admin_token};
-use crate::{Api, Config, Deps, Projects, RecordLimits};
+use crate::{Api, Config, Deps, Kept, Projects, RecordLimits, Traces};
 
 /// More than any test takes.
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 /// Of the API's own process.
 const LEASE: Duration = Duration::from_secs(10);
 /// 2026-01-01T00:00:00Z
-const START: Timestamp = Timestamp::from_millis(1_767_225_600_000);
+pub(super) const START: Timestamp = Timestamp::from_millis(1_767_225_600_000);
 
 /// What a record may have.
 pub(super) const LIMITS: RecordLimits = RecordLimits {
@@ -44,6 +44,16 @@ pub(super) const LIMITS: RecordLimits = RecordLimits {
     body: 64 << 10,
     batch: 1 << 20,
     template_time: Duration::from_secs(1),
+};
+
+/// How late records may be: 50 s.
+pub(super) const TRACES: Traces = Traces {
+    request_timeout: Duration::from_secs(10),
+    kept: Kept::Newest {
+        files: 30,
+        rejects: 1_000,
+        rejects_for: Duration::from_secs(720 * 3_600),
+    },
 };
 
 /// Evaluators that are threads of the test.
@@ -146,6 +156,7 @@ impl Base {
             source_public_url: "https://in.example.com".to_owned(),
             helpers: evaluators(),
             record_limits: LIMITS,
+            traces: TRACES,
             clock: self.clock.clone(),
             registry: Registry::new(),
             listener,

@@ -5,8 +5,8 @@ use serde::Serialize;
 use stream_model::definition::{Table, TableKind};
 use stream_model::file::{self, File};
 use stream_model::purge::{Purged, Rows};
-use stream_model::slice::{Slice, State};
-use stream_model::{FileId, SessionId, SinkKey, SliceId, Timestamp, VolumeId};
+use stream_model::slice::{Kind, Slice, State};
+use stream_model::{FileId, RequestId, SessionId, SinkKey, SliceId, Timestamp, VolumeId};
 
 use super::shape;
 
@@ -25,28 +25,59 @@ pub(crate) enum Origin<'a> {
     Note(&'a Purged),
 }
 
+/// Where a record is, or where the records of a request can be.
+#[derive(Debug, Serialize, JsonSchema)]
+#[serde(untagged)]
+#[schemars(inline)]
+pub(crate) enum LocatedView {
+    Record(Box<RecordView>),
+    Request(RequestView),
+}
+
 /// Where a record is.
 #[derive(Debug, Serialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
 pub(crate) struct RecordView {
+    seq: u64,
+    #[serde(flatten)]
+    place: PlaceView,
+    #[serde(skip)]
+    beyond: bool,
+}
+
+/// Where the records of a request are, if they were accepted.
+#[derive(Debug, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct RequestView {
+    request_id: String,
+    #[schemars(with = "shape::Timestamp")]
+    arrived_at: Timestamp,
+    /// Every slice that can have them: those with rows first, then those with rejected records.
+    places: Vec<PlaceView>,
+    /// Kinds of which a slice that could have had them is forgotten: rows are in the table since.
+    #[schemars(extend("items" = {"enum": ["row", "rejected"]}))]
+    forgotten: Vec<&'static str>,
+}
+
+/// A slice that has a record, or can have it.
+#[derive(Debug, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct PlaceView {
     source_id: String,
     sink_id: String,
     #[schemars(with = "String")]
     slice_id: SliceId,
-    seq: u64,
     #[schemars(extend("enum" = ["row", "rejected"]))]
     kind: &'static str,
     #[schemars(extend("enum" = ["local", "staging", "target", "purged", "discarded", "lost"]))]
     stage: &'static str,
-    /// Whether the slice certainly has it: known once the slice is sealed, when the request id says the session.
+    /// Whether the slice certainly has it. Of a position that is known once the slice is sealed, when the request id says the
+    /// session; of a request, when no other slice of this kind can have what was accepted of it.
     certain: bool,
     slice: SliceView,
     #[serde(skip_serializing_if = "Option::is_none")]
     file: Option<FileView>,
     #[serde(skip_serializing_if = "Option::is_none")]
     table: Option<TableView>,
-    #[serde(skip)]
-    beyond: bool,
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
@@ -96,28 +127,22 @@ struct TableView {
     table_id: String,
 }
 
+impl Origin<'_> {
+    /// The slice.
+    pub(crate) const fn slice(&self) -> &Slice {
+        match self {
+            Self::State(slice, _) => slice,
+            Self::Note(note) => &note.slice,
+        }
+    }
+}
+
 impl RecordView {
     pub(crate) fn new(place: Place, session: Option<SessionId>, origin: &Origin<'_>) -> Self {
-        let (slice, file) = match origin {
-            Origin::State(slice, file) => (*slice, *file),
-            Origin::Note(note) => (&note.slice, None),
-        };
-        let SinkKey { source, sink } = &slice.sink;
-        let known = Known::of(slice, place.seq, session);
+        let known = Known::of(origin.slice(), place.seq, session);
         Self {
-            source_id: source.source.to_string(),
-            sink_id: sink.to_string(),
-            slice_id: place.slice,
             seq: place.seq,
-            kind: match slice.kind.is_rows() {
-                true => "row",
-                false => "rejected",
-            },
-            stage: stage(origin),
-            certain: known == Known::Written,
-            slice: SliceView::from(slice),
-            file: file.map(FileView::from),
-            table: file.map(|file| TableView::from(&file.table)),
+            place: PlaceView::new(origin, known == Known::Written),
             beyond: known == Known::Unwritten,
         }
     }
@@ -125,6 +150,39 @@ impl RecordView {
     /// Whether the slice certainly does not have the record.
     pub(crate) const fn is_beyond(&self) -> bool {
         self.beyond
+    }
+}
+
+impl RequestView {
+    pub(crate) fn new(id: RequestId, places: Vec<PlaceView>, forgotten: &[Kind]) -> Self {
+        Self {
+            request_id: id.to_string(),
+            arrived_at: id.arrived_at(),
+            places,
+            forgotten: forgotten.iter().copied().map(kind_name).collect(),
+        }
+    }
+}
+
+impl PlaceView {
+    pub(crate) fn new(origin: &Origin<'_>, certain: bool) -> Self {
+        let slice = origin.slice();
+        let file = match origin {
+            Origin::State(_, file) => *file,
+            Origin::Note(_) => None,
+        };
+        let SinkKey { source, sink } = &slice.sink;
+        Self {
+            source_id: source.source.to_string(),
+            sink_id: sink.to_string(),
+            slice_id: slice.id,
+            kind: kind_name(slice.kind),
+            stage: stage(origin),
+            certain,
+            slice: SliceView::from(slice),
+            file: file.map(FileView::from),
+            table: file.map(|file| TableView::from(&file.table)),
+        }
     }
 }
 
@@ -150,6 +208,13 @@ impl Known {
             None if sessions.values().all(is_in) => Self::Written,
             None => Self::Unsure,
         }
+    }
+}
+
+const fn kind_name(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Rows => "row",
+        Kind::Rejects => "rejected",
     }
 }
 

@@ -19,3 +19,4 @@ mod superseded;
 pub(crate) mod task;
 pub(crate) mod token;
 pub(crate) mod volume;
+pub(crate) mod whereabouts;
