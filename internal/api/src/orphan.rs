@@ -25,7 +25,9 @@ use crate::task::TASK_LIMIT;
 /// The name under which API processes register.
 const COMPONENT: &str = "api";
 /// The pause between two looks.
-const PERIOD: Duration = Duration::from_secs(2);
+const PERIOD: Duration = Duration::from_secs(10);
+/// The pause while the registration of the process before this one is all that keeps its tasks.
+const SHORT: Duration = Duration::from_secs(1);
 /// A task that is older than this was interrupted. The time on top of its limit is for a queue and for storing the outcome.
 const CERTAINLY_OVER: Duration = TASK_LIMIT.saturating_mul(3);
 /// A process may take requests for so long before its registration is there.
@@ -37,6 +39,17 @@ pub(crate) struct Own {
     pub(crate) started_at: Timestamp,
 }
 
+/// What is known of an unfinished task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Judgement {
+    /// Its process is there, or may be about to register.
+    AtWork,
+    /// It was the predecessor's, whose registration is still there: it is over when that is gone, unless it is finished by then.
+    PerhapsOver,
+    /// Its process is gone.
+    Over,
+}
+
 /// Looks after the tasks whose process is gone, until the stop.
 pub(crate) async fn finish_interrupted(
     store: Store,
@@ -46,8 +59,12 @@ pub(crate) async fn finish_interrupted(
 ) {
     let mut failing = false;
     loop {
+        let mut pause = PERIOD;
         match round(&store, clock.as_ref(), &own).await {
-            Ok(()) => failing = false,
+            Ok(next) => {
+                failing = false;
+                pause = next;
+            }
             // The mirror says that the state is away.
             Err(error) if error.kind() == ErrorKind::Unavailable => {
                 debug!(%error, "cannot look for interrupted tasks now");
@@ -58,20 +75,20 @@ pub(crate) async fn finish_interrupted(
             }
             Err(_) => {}
         }
-        if tokio::time::timeout(PERIOD, stop.cancelled()).await.is_ok() {
+        if tokio::time::timeout(pause, stop.cancelled()).await.is_ok() {
             return;
         }
     }
 }
 
-/// One look.
-async fn round(store: &Store, clock: &dyn Clock, own: &Own) -> Result<(), StateError> {
+/// One look. Answers when the next one is due.
+async fn round(store: &Store, clock: &dyn Clock, own: &Own) -> Result<Duration, StateError> {
     let tasks = store.tasks("").await?.into_iter();
     let unfinished: Vec<_> = tasks
         .filter(|task| task.value.status == TaskStatus::Processing)
         .collect();
     if unfinished.is_empty() {
-        return Ok(());
+        return Ok(PERIOD);
     }
     let live: Vec<(NodeId, Timestamp)> = store
         .nodes(COMPONENT)
@@ -79,9 +96,15 @@ async fn round(store: &Store, clock: &dyn Clock, own: &Own) -> Result<(), StateE
         .into_iter()
         .map(|(node, registration)| (node, registration.started_at))
         .collect();
+    let mut pause = PERIOD;
     for task in unfinished {
-        if !is_interrupted(&task.value, own, &live, clock.now()) {
-            continue;
+        match judge(&task.value, own, &live, clock.now()) {
+            Judgement::AtWork => continue,
+            Judgement::PerhapsOver => {
+                pause = SHORT;
+                continue;
+            }
+            Judgement::Over => {}
         }
         match store
             .update_task(&task, interrupted(&task.value, clock.now()))
@@ -96,21 +119,25 @@ async fn round(store: &Store, clock: &dyn Clock, own: &Own) -> Result<(), StateE
             Err(error) => return Err(error),
         }
     }
-    Ok(())
+    Ok(pause)
 }
 
-fn is_interrupted(task: &Task, own: &Own, live: &[(NodeId, Timestamp)], now: Timestamp) -> bool {
+fn judge(task: &Task, own: &Own, live: &[(NodeId, Timestamp)], now: Timestamp) -> Judgement {
     let age = now.since(task.created_at);
     if age > CERTAINLY_OVER {
-        return true;
+        return Judgement::Over;
     }
-    match &task.node {
+    let is_over = match &task.node {
         Some(node) if *node == own.node => {
             // In a rolling restart the process before this one may still be at work.
             let is_its = |(other, started): &(NodeId, Timestamp)| {
                 other == node && *started <= task.created_at
             };
-            task.created_at < own.started_at && !live.iter().any(is_its)
+            let is_before = task.created_at < own.started_at;
+            if is_before && live.iter().any(is_its) {
+                return Judgement::PerhapsOver;
+            }
+            is_before
         }
         Some(node) => age > UNREGISTERED && live.iter().all(|(other, _)| other != node),
         None => {
@@ -119,6 +146,10 @@ fn is_interrupted(task: &Task, own: &Own, live: &[(NodeId, Timestamp)], now: Tim
                 && !live.is_empty()
                 && live.iter().all(|(_, started)| is_old(started))
         }
+    };
+    match is_over {
+        true => Judgement::Over,
+        false => Judgement::AtWork,
     }
 }
 
@@ -165,8 +196,8 @@ mod tests {
         }
     }
 
-    /// Whether it is for a process of node `own` that was started at 500 s and looks at 600 s.
-    fn judged(task: &Task, live: &[(&str, i64)]) -> bool {
+    /// As by a process of node `own` that was started at 500 s and looks at 600 s.
+    fn judged(task: &Task, live: &[(&str, i64)]) -> Judgement {
         let own = Own {
             node: node("own"),
             started_at: at(500),
@@ -175,50 +206,64 @@ mod tests {
             .iter()
             .map(|(name, started)| (node(name), at(*started)))
             .collect();
-        is_interrupted(task, &own, &live, at(600))
+        judge(task, &own, &live, at(600))
     }
 
     #[test]
     fn a_task_of_this_node_is_interrupted_when_it_is_older_than_this_process() {
         for registered in [&[][..], &[("own", 501)]] {
-            assert!(judged(&task(Some("own"), 499), registered));
-            assert!(!judged(&task(Some("own"), 500), registered));
+            let (before, since) = (task(Some("own"), 499), task(Some("own"), 500));
+            assert_eq!(judged(&before, registered), Judgement::Over);
+            assert_eq!(judged(&since, registered), Judgement::AtWork);
         }
-        assert!(
-            !judged(&task(Some("own"), 499), &[("own", 100)]),
-            "the process before is still there and may be at it"
-        );
+    }
+
+    #[test]
+    fn a_task_of_the_process_before_is_looked_at_again_while_that_is_registered() {
+        let before = task(Some("own"), 499);
+        assert_eq!(judged(&before, &[("own", 100)]), Judgement::PerhapsOver);
+        // That of another one on the node is not the predecessor's.
+        let since = task(Some("own"), 500);
+        assert_eq!(judged(&since, &[("own", 100)]), Judgement::AtWork);
+        let other = task(Some("other"), 499);
+        assert_eq!(judged(&other, &[("other", 100)]), Judgement::AtWork);
     }
 
     #[test]
     fn a_task_of_another_node_is_interrupted_when_nobody_is_registered_there() {
         let other = task(Some("other"), 590);
-        assert!(judged(&other, &[("own", 501)]));
-        assert!(judged(&other, &[("own", 501), ("another", 100)]));
-        assert!(!judged(&other, &[("own", 501), ("other", 100)]));
+        let alone = [("own", 501)];
+        assert_eq!(judged(&other, &alone), Judgement::Over);
+        let with_another = [("own", 501), ("another", 100)];
+        assert_eq!(judged(&other, &with_another), Judgement::Over);
+        let with_it = [("own", 501), ("other", 100)];
+        assert_eq!(judged(&other, &with_it), Judgement::AtWork);
         let young = task(Some("other"), 596);
-        assert!(!judged(&young, &[]), "its process may be about to register");
+        // Its process may be about to register.
+        assert_eq!(judged(&young, &[]), Judgement::AtWork);
     }
 
     #[test]
     fn without_a_node_only_a_task_older_than_every_live_process_is_interrupted() {
-        assert!(judged(&task(None, 400), &[("own", 501), ("other", 410)]));
-        assert!(
-            !judged(&task(None, 400), &[("own", 501), ("other", 399)]),
-            "the second may be at it"
-        );
-        assert!(
-            !judged(&task(None, 400), &[]),
-            "nobody is registered, and it is young"
-        );
-        assert!(!judged(&task(None, 550), &[("own", 551)]));
+        for (created, live, expected) in [
+            (400, &[("own", 501), ("other", 410)][..], Judgement::Over),
+            // The second may be at it.
+            (400, &[("own", 501), ("other", 399)], Judgement::AtWork),
+            // Nobody is registered, and it is young.
+            (400, &[], Judgement::AtWork),
+            (550, &[("own", 551)], Judgement::AtWork),
+        ] {
+            assert_eq!(judged(&task(None, created), live), expected, "{live:?}");
+        }
     }
 
     #[test]
     fn no_task_runs_longer_than_its_limit() {
         let limit = i64::try_from(CERTAINLY_OVER.as_secs()).expect("small");
         for of in [None, Some("own"), Some("other")] {
-            assert!(judged(&task(of, 599 - limit), &[("other", 1)]), "{of:?}");
+            let task = task(of, 599 - limit);
+            let live = [("other", 1), ("own", 1)];
+            assert_eq!(judged(&task, &live), Judgement::Over, "{of:?}");
         }
     }
 }
