@@ -4,7 +4,7 @@
 //! Two API processes: one that dies again and again, and one that goes on and is asked what became of it.
 
 mod changes;
-mod picture;
+pub mod picture;
 
 use anyhow::{Context, ensure};
 use hyper::Method;
@@ -19,7 +19,7 @@ use self::changes::{Change, Fate, HUB, Trial};
 use crate::ownership::installation::Installation;
 
 /// What a process may say when another one has died with a lock, or was starved of processors for longer than its time to live.
-const ALLOWED: &[&str] = &[
+pub const ALLOWED: &[&str] = &[
     "lease lost, registering again",
     "state store lost",
     "reconciler failing, will go on trying",
@@ -149,7 +149,7 @@ impl Stage {
 }
 
 /// How many tasks a process has not finished.
-async fn unfinished(setup: &Setup) -> Option<u64> {
+pub async fn unfinished(setup: &Setup) -> Option<u64> {
     let ask = request(Method::GET, "/metrics", "");
     let reply = send_once(setup.metrics_address(), ask).await.ok()?;
     let text = String::from_utf8_lossy(&reply.body).into_owned();

@@ -25,6 +25,7 @@ mod ledger;
 mod numbers;
 mod ownership;
 mod pods;
+mod project_crashes;
 mod projects;
 mod purge;
 mod refusals;

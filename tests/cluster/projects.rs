@@ -12,10 +12,10 @@ use crate::new_setup;
 use crate::start::assert_refused;
 
 /// Base64 of 32 bytes.
-const KEY: &str = "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=";
+pub const KEY: &str = "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=";
 const SOURCES: &str = "/v1/branches/default/sources";
 
-fn with_projects(setup: Setup, host: &str) -> Setup {
+pub fn with_projects(setup: Setup, host: &str) -> Setup {
     setup
         .env("STORAGE_API_HOST", host)
         .env("ENCRYPTION_PROVIDER", "aes")

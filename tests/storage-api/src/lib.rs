@@ -13,6 +13,7 @@ mod call;
 mod fault;
 mod project;
 mod routes;
+mod trap;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -34,6 +35,7 @@ use project::Installation;
 
 pub use fault::Fault;
 pub use project::{BRANCH_OFFSET, Holdings, Tokens};
+pub use trap::Trap;
 
 /// A Storage API. It is gone when this is dropped.
 #[derive(Debug)]
@@ -47,6 +49,7 @@ pub struct StorageApi {
 struct Shared {
     installation: Installation,
     faults: Vec<fault::Planned>,
+    traps: trap::Traps,
     /// `GET tokens/verify` and the like, in order.
     calls: Vec<String>,
 }
@@ -120,6 +123,33 @@ impl StorageApi {
         self.shared.lock().faults.push(planned);
     }
 
+    /// Adds one more person with the role `admin` to a project. Answers the token.
+    #[must_use]
+    pub fn add_admin(&self, project: u64) -> String {
+        self.shared.lock().installation.add_admin(project)
+    }
+
+    /// Lets tables be made only after so many further calls to their project. From now on; 2 until then.
+    pub fn make_tables_after(&self, calls: u32) {
+        self.shared.lock().installation.job_calls = calls;
+    }
+
+    /// Lets something happen to the call number `at`, from 1, that is made with the token of a person or one that they made.
+    pub fn set_trap(&self, person: &str, at: usize, trap: Trap) {
+        self.shared.lock().traps.set(person, at, trap);
+    }
+
+    /// Whether there were so many calls since the trap was set.
+    #[must_use]
+    pub fn is_sprung(&self, person: &str) -> bool {
+        self.shared.lock().traps.is_sprung(person)
+    }
+
+    /// Takes the trap away.
+    pub fn remove_trap(&self, person: &str) {
+        self.shared.lock().traps.remove(person);
+    }
+
     /// Nothing fails any more.
     pub fn heal(&self) {
         self.shared.lock().faults.clear();
@@ -187,23 +217,50 @@ async fn answer(
     let (head, body) = request.into_parts();
     let body = body.collect().await.ok()?.to_bytes();
     let call = Call::read(&head, &body);
+    match decide(shared, &call) {
+        Outcome::Answered(status, value) => Some(respond(status, &value)),
+        Outcome::Cut => None,
+        Outcome::Held => std::future::pending().await,
+    }
+}
+
+/// What becomes of a call.
+enum Outcome {
+    Answered(u16, Value),
+    Cut,
+    /// Until its client is gone.
+    Held,
+}
+
+fn decide(shared: &Mutex<Shared>, call: &Call) -> Outcome {
     let mut shared = shared.lock();
+    let shared = &mut *shared;
     shared.calls.push(format!("{} {}", call.method, call.path));
-    let fault = fault::next(&mut shared.faults, &call);
+    let mut fault = fault::next(&mut shared.faults, call);
+    let person = shared.installation.person_of(call);
+    match person.and_then(|person| shared.traps.spring(&person, call)) {
+        Some(Trap::HoldBefore) => return Outcome::Held,
+        Some(Trap::HoldAfter) => {
+            routes::answer(&mut shared.installation, call);
+            return Outcome::Held;
+        }
+        Some(Trap::Once(failure) | Trap::FromThen(failure)) => fault = Some(failure),
+        None => {}
+    }
     let (status, value) = match fault {
-        Some(Fault::CutBefore) => return None,
+        Some(Fault::CutBefore) => return Outcome::Cut,
         Some(Fault::Status(status)) => (status, json!({"error": "not now", "code": "internal"})),
         Some(Fault::Refuse(status, name)) => (
             status,
             json!({"error": format!("Refused for the test: {name}"), "code": name, "exceptionId": "double-1"}),
         ),
         Some(Fault::CutAfter) => {
-            routes::answer(&mut shared.installation, &call);
-            return None;
+            routes::answer(&mut shared.installation, call);
+            return Outcome::Cut;
         }
-        None => routes::answer(&mut shared.installation, &call),
+        None => routes::answer(&mut shared.installation, call),
     };
-    Some(respond(status, &value))
+    Outcome::Answered(status, value)
 }
 
 fn respond(status: u16, value: &Value) -> Response<Full<Bytes>> {

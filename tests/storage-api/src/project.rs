@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
+use crate::call::Call;
+
 /// The default branch of a project is its number plus this.
 pub const BRANCH_OFFSET: u64 = 100;
 
@@ -35,10 +37,22 @@ pub struct Holdings {
     pub events: Vec<String>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Installation {
     pub(crate) projects: BTreeMap<u64, Project>,
     next: u64,
+    /// How many calls to a project pass until a table is made there.
+    pub(crate) job_calls: u32,
+}
+
+impl Default for Installation {
+    fn default() -> Self {
+        Self {
+            projects: BTreeMap::new(),
+            next: 0,
+            job_calls: 2,
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -60,8 +74,8 @@ pub(crate) struct Token {
     /// Of a person's token.
     pub(crate) role: Option<&'static str>,
     pub(crate) permissions: Value,
-    /// Made through the API.
-    pub(crate) made: bool,
+    /// The token with which it was made through the API.
+    pub(crate) maker: Option<String>,
 }
 
 #[derive(Debug, Clone)]
@@ -78,12 +92,34 @@ pub(crate) struct File {
     pub(crate) token: u64,
 }
 
+/// A table that is being made.
 #[derive(Debug)]
 pub(crate) struct Job {
-    /// How often it is asked for until it is done.
+    /// How many calls pass until it is.
     pub(crate) left: u32,
-    /// What it does then.
     pub(crate) table: Option<(String, Table)>,
+    /// Whether its bucket was there still.
+    pub(crate) is_good: bool,
+}
+
+impl Project {
+    /// Time passes: one more call.
+    pub(crate) fn work(&mut self) {
+        for job in self.jobs.values_mut() {
+            job.left = job.left.saturating_sub(1);
+            if job.left > 0 {
+                continue;
+            }
+            let Some((id, table)) = job.table.take() else {
+                continue;
+            };
+            let bucket = id.rsplit_once('.').map_or("", |(bucket, _)| bucket);
+            job.is_good = self.buckets.contains_key(bucket);
+            if job.is_good {
+                self.tables.insert(id, table);
+            }
+        }
+    }
 }
 
 impl Installation {
@@ -102,7 +138,7 @@ impl Installation {
                 description: description.to_owned(),
                 role,
                 permissions: Value::Null,
-                made: false,
+                maker: None,
             };
             let secret = token.secret.clone();
             let project = self.projects.entry(id).or_default();
@@ -114,6 +150,28 @@ impl Installation {
             read_only: add("rob@example.com", Some("readOnly")),
             limited: add("a machine", None),
         }
+    }
+
+    pub(crate) fn add_admin(&mut self, id: u64) -> String {
+        let number = self.number();
+        let token = Token {
+            id: number,
+            secret: format!("{id}-{number}-secret"),
+            description: format!("person-{number}@example.com"),
+            role: Some("admin"),
+            permissions: Value::Null,
+            maker: None,
+        };
+        let secret = token.secret.clone();
+        let project = self.projects.entry(id).or_default();
+        project.tokens.insert(number, token);
+        secret
+    }
+
+    /// The token of the person behind a call.
+    pub(crate) fn person_of(&self, call: &Call) -> Option<String> {
+        let (_, token) = self.find(call.token.as_deref()?)?;
+        Some(token.maker.unwrap_or(token.secret))
     }
 
     pub(crate) fn forget_token(&mut self, secret: &str) {
@@ -148,7 +206,12 @@ impl Installation {
         let Some(project) = self.projects.get(&project) else {
             return Holdings::default();
         };
-        let made = || project.tokens.values().filter(|token| token.made);
+        let made = || {
+            project
+                .tokens
+                .values()
+                .filter(|token| token.maker.is_some())
+        };
         let tables = project.tables.iter();
         Holdings {
             buckets: project.buckets.keys().cloned().collect(),

@@ -21,13 +21,14 @@ pub(crate) fn answer(installation: &mut Installation, call: &Call) -> Answer {
     if token.role == Some("readOnly") && call.method != "GET" {
         return denied();
     }
-    let number = installation.number();
+    let (number, job_calls) = (installation.number(), installation.job_calls);
     let branch = format!("branch/{}/", id + BRANCH_OFFSET);
     let path = call.path.strip_prefix(branch.as_str());
     let path = path.unwrap_or(&call.path).to_owned();
     let Some(project) = installation.projects.get_mut(&id) else {
         return denied();
     };
+    project.work();
     let segments: Vec<&str> = path.split('/').collect();
     match (call.method.as_str(), &segments[..]) {
         ("GET", ["tokens", "verify"]) => (200, shown(&token, id)),
@@ -39,7 +40,10 @@ pub(crate) fn answer(installation: &mut Installation, call: &Call) -> Answer {
             )
         }
         (_, ["tokens", ..]) => tokens(project, &token, call, &segments[1..], number),
-        (_, ["buckets", ..]) => buckets(project, &token, call, &segments[1..], number),
+        ("POST", ["buckets", bucket, "tables-definition"]) if token.role == Some("admin") => {
+            new_table(project, call, bucket, (number, job_calls))
+        }
+        (_, ["buckets", ..]) => buckets(project, &token, call, &segments[1..]),
         (_, ["tables", table]) => tables(project, &token, call, table),
         (_, ["files", ..]) => files(project, &token, call, &segments[1..], number),
         ("GET", ["jobs", job]) => job_of(project, job),
@@ -98,7 +102,7 @@ fn tokens(project: &mut Project, token: &Token, call: &Call, path: &[&str], numb
                 description: call.text("description").to_owned(),
                 role: None,
                 permissions: call.body["bucketPermissions"].clone(),
-                made: true,
+                maker: Some(token.secret.clone()),
             };
             let shown = json!({"id": number.to_string(), "token": made.secret, "description": made.description});
             project.tokens.insert(number, made);
@@ -115,13 +119,7 @@ fn tokens(project: &mut Project, token: &Token, call: &Call, path: &[&str], numb
     }
 }
 
-fn buckets(
-    project: &mut Project,
-    token: &Token,
-    call: &Call,
-    path: &[&str],
-    number: u64,
-) -> Answer {
+fn buckets(project: &mut Project, token: &Token, call: &Call, path: &[&str]) -> Answer {
     match (call.method.as_str(), path) {
         ("GET", [id]) => match project.buckets.get(*id) {
             Some(description) => (200, json!({"id": id, "description": description})),
@@ -151,14 +149,16 @@ fn buckets(
                 None => refuse(404, "storage.buckets.notFound", "Bucket not found"),
             }
         }
-        ("POST", [bucket, "tables-definition"]) if token.role == Some("admin") => {
-            new_table(project, call, bucket, number)
-        }
         _ => denied(),
     }
 }
 
-fn new_table(project: &mut Project, call: &Call, bucket: &str, number: u64) -> Answer {
+fn new_table(
+    project: &mut Project,
+    call: &Call,
+    bucket: &str,
+    (number, left): (u64, u32),
+) -> Answer {
     let id = format!("{bucket}.{}", call.text("name"));
     if !project.buckets.contains_key(bucket) {
         return refuse(404, "storage.buckets.notFound", "Bucket not found");
@@ -178,24 +178,25 @@ fn new_table(project: &mut Project, call: &Call, bucket: &str, number: u64) -> A
         rows: 0,
     };
     let job = Job {
-        left: 2,
+        left,
         table: Some((id, table)),
+        is_good: true,
     };
     project.jobs.insert(number, job);
     (202, json!({"id": number, "status": "waiting"}))
 }
 
-fn job_of(project: &mut Project, id: &str) -> Answer {
-    let job = id.parse().ok().and_then(|id| project.jobs.get_mut(&id));
+fn job_of(project: &Project, id: &str) -> Answer {
+    let job = id.parse().ok().and_then(|id| project.jobs.get(&id));
     let Some(job) = job else {
         return refuse(404, "storage.jobs.notFound", "Job not found");
     };
-    job.left = job.left.saturating_sub(1);
     if job.left > 0 {
         return (200, json!({"id": id, "status": "processing"}));
     }
-    if let Some((table, of)) = job.table.take() {
-        project.tables.insert(table, of);
+    if !job.is_good {
+        let error = json!({"code": "storage.buckets.notFound", "message": "Bucket not found"});
+        return (200, json!({"id": id, "status": "error", "error": error}));
     }
     (200, json!({"id": id, "status": "success", "results": {}}))
 }

@@ -15,6 +15,17 @@ use crate::task::Entity;
 
 /// The pause between two looks.
 const PERIOD: Duration = Duration::from_secs(10);
+/// The pause while somebody works on a sink with such a change: it is a task, or the lock of a process that is gone, and either
+/// ends soon.
+const SHORT: Duration = Duration::from_secs(1);
+
+/// What became of one try.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Tried {
+    Settled,
+    /// Somebody works on the sink or its source.
+    Busy,
+}
 
 /// Looks for such changes until the stop.
 pub(crate) async fn settle_leftovers(context: Arc<Context>, stop: CancellationToken) {
@@ -26,7 +37,7 @@ pub(crate) async fn settle_leftovers(context: Arc<Context>, stop: CancellationTo
     loop {
         let found = context.store.provisionings().await;
         let found = found.map(|it| it.into_iter().map(|(sink, _)| sink).collect::<Vec<_>>());
-        let mut failed = BTreeSet::new();
+        let (mut failed, mut pause) = (BTreeSet::new(), PERIOD);
         match found {
             Ok(sinks) => {
                 for sink in sinks {
@@ -36,9 +47,13 @@ pub(crate) async fn settle_leftovers(context: Arc<Context>, stop: CancellationTo
                         () = stop.cancelled() => return,
                         outcome = settled => outcome,
                     };
-                    if let Err(error) = outcome {
-                        report(&failing, Some(&sink), &error);
-                        failed.insert(Some(sink));
+                    match outcome {
+                        Ok(Tried::Settled) => {}
+                        Ok(Tried::Busy) => pause = SHORT,
+                        Err(error) => {
+                            report(&failing, Some(&sink), &error);
+                            failed.insert(Some(sink));
+                        }
                     }
                 }
             }
@@ -48,7 +63,7 @@ pub(crate) async fn settle_leftovers(context: Arc<Context>, stop: CancellationTo
             }
         }
         failing = failed;
-        if tokio::time::timeout(PERIOD, stop.cancelled()).await.is_ok() {
+        if tokio::time::timeout(pause, stop.cancelled()).await.is_ok() {
             return;
         }
     }
@@ -59,20 +74,21 @@ async fn settle(
     context: &Context,
     destinations: &Destinations,
     sink: &SinkKey,
-) -> Result<(), ApiError> {
+) -> Result<Tried, ApiError> {
     // Tasks of a source change its sinks too.
     let parent = Entity::Source(sink.source.clone());
     let Some(_parent) = context.runner.reserve(&parent).await? else {
         debug!(%sink, "a task is at work on the source");
-        return Ok(());
+        return Ok(Tried::Busy);
     };
     let own = Entity::Sink(sink.clone());
     let Some(own) = context.runner.reserve(&own).await? else {
         debug!(%sink, "a task is at work on the sink");
-        return Ok(());
+        return Ok(Tried::Busy);
     };
     let state = own.guard(&context.store);
-    destinations.settle(&state, sink, None).await
+    destinations.settle(&state, sink, None).await?;
+    Ok(Tried::Settled)
 }
 
 /// Logs a failure when it is news.

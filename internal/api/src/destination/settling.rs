@@ -13,6 +13,9 @@ use super::Destinations;
 use crate::error::ApiError;
 use crate::fate;
 
+/// How often what a change has made is looked for when its bucket is not empty.
+const LOOKS: u32 = 3;
+
 impl Destinations {
     /// Ends the change of a sink's destination that is under way, if there is one. `owner` is the token of whoever asked for it,
     /// where it is at hand.
@@ -109,20 +112,33 @@ async fn undo(project: &Project<'_>, change: &Provisioning) -> Result<(), ApiErr
     let Some(table) = table else {
         return Ok(());
     };
-    if change.table == Some(Origin::Made) {
-        let found = project.table(&table).await?;
-        if found.is_some_and(|found| found.rows_count.unwrap_or(0) == 0) {
-            project.remove_table(&table).await?;
+    // The Storage API may be at the table still, when nobody waited for it to the end: it can come between two looks.
+    for _ in 0..LOOKS {
+        if change.table == Some(Origin::Made) {
+            let found = project.table(&table).await?;
+            if found.is_some_and(|found| found.rows_count.unwrap_or(0) == 0) {
+                project.remove_table(&table).await?;
+            }
         }
-    }
-    if change.bucket == Some(Origin::Made) {
-        let found = project.bucket(&table).await?;
-        let description = found.and_then(|bucket| bucket.description);
-        if description.is_some_and(|it| it.contains(&change.mark)) {
-            return Ok(unless_refused(project.remove_bucket(&table).await)?);
+        if change.bucket != Some(Origin::Made) || undo_bucket(project, change, &table).await? {
+            break;
         }
     }
     Ok(())
+}
+
+/// Removes the bucket that a change has made. False: something is in it.
+async fn undo_bucket(
+    project: &Project<'_>,
+    change: &Provisioning,
+    table: &TableId,
+) -> Result<bool, ApiError> {
+    let found = project.bucket(table).await?;
+    let description = found.and_then(|bucket| bucket.description);
+    if !description.is_some_and(|it| it.contains(&change.mark)) {
+        return Ok(true);
+    }
+    Ok(unless_refused(project.remove_bucket(table).await)?)
 }
 
 /// Removes the table of a purged sink with all its rows, and its bucket if nothing else is in it.
@@ -130,7 +146,8 @@ async fn discard(project: &Project<'_>, table_id: &str) -> Result<(), ApiError> 
     let table: Option<TableId> = table_id.parse().ok();
     if let Some(table) = table {
         project.remove_table(&table).await?;
-        unless_refused(project.remove_bucket(&table).await)?;
+        let is_gone = unless_refused(project.remove_bucket(&table).await)?;
+        debug!(%table, is_gone, "table is removed, and its bucket unless something is in it");
     }
     Ok(())
 }
@@ -165,13 +182,13 @@ fn listed<T>(found: Result<Vec<T>, StorageApiError>) -> Result<Vec<T>, StorageAp
     }
 }
 
-/// A bucket into which somebody has put something is theirs.
-fn unless_refused(removed: Result<(), StorageApiError>) -> Result<(), StorageApiError> {
+/// A bucket into which somebody has put something is theirs, and stays.
+fn unless_refused(removed: Result<(), StorageApiError>) -> Result<bool, StorageApiError> {
     match removed {
         Err(StorageApiError::Refused(refusal)) if refusal.status == 400 => {
             debug!(reason = refusal.message, "bucket is kept");
-            Ok(())
+            Ok(false)
         }
-        other => other,
+        other => other.map(|()| true),
     }
 }
