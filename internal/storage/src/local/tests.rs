@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use proptest::prelude::*;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -22,7 +23,9 @@ use stream_model::{SessionId, SliceId, Timestamp};
 use super::checkpoint::{self, Checkpoint};
 use super::disk::{Disk, DiskFile, DiskLock, OsDisk};
 use super::{Content, Health, OpenError, Options, Recovery, SliceSpec, Stage, Step, Volume};
-use crate::wire::{Answer, Batch, Connection, Opened, Part, RefusalReason, Sealed, Unknown};
+use crate::wire::{
+    Answer, Batch, Claim, Connection, KeyHash, Opened, Part, RefusalReason, Sealed, Unknown,
+};
 
 const ZSTD: Compression = Compression::Zstd { level: 1 };
 const SESSION: SessionId = SessionId(1);
@@ -40,6 +43,8 @@ struct FaultyDisk {
     fail_sync_dir: AtomicBool,
     /// What [`Disk::free_bytes`] says.
     free: AtomicU64,
+    /// Runs of keys whose names may still be lost with the power.
+    unnamed: Mutex<Vec<PathBuf>>,
 }
 
 #[derive(Debug)]
@@ -95,9 +100,16 @@ impl Disk for FaultyDisk {
         OsDisk.read(path)
     }
     fn replace(&self, path: &Path, content: &[u8]) -> io::Result<()> {
+        // One that is listed and not there would be taken for lost.
+        if path.ends_with("keys/manifest") {
+            assert_eq!(*self.unnamed.lock(), Vec::<PathBuf>::new());
+        }
         OsDisk.replace(path, content)
     }
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        if to.parent().is_some_and(|dir| dir.ends_with("keys")) {
+            self.unnamed.lock().push(to.to_owned());
+        }
         if self.fail_rename.load(Ordering::SeqCst) {
             return Err(io::Error::other("injected"));
         }
@@ -114,6 +126,9 @@ impl Disk for FaultyDisk {
     }
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
         OsDisk.sync_dir(path)?;
+        self.unnamed
+            .lock()
+            .retain(|file| file.parent() != Some(path));
         if path.ends_with("journal") && self.fail_sync_dir.swap(false, Ordering::SeqCst) {
             return Err(io::Error::other("injected"));
         }
@@ -1180,6 +1195,40 @@ proptest! {
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
         runtime.block_on(live(seed));
     }
+}
+
+#[tokio::test]
+async fn runs_of_keys_have_their_names_for_certain_before_they_are_listed() {
+    let fixture = Fixture::new();
+    let (volume, mut commit, mut flush, _) = Volume::open_stepped(Options {
+        max_keys: 1_000,
+        ..fixture.options()
+    })
+    .expect("a new volume");
+    volume.open_slice(spec(slice(1)));
+    let connection = volume.connect(SESSION).expect("open");
+    for seq in 1..=20 {
+        let claims = (0..20_u64).map(|number| {
+            let mut key = [0; 16];
+            key[..8].copy_from_slice(&(20 * seq + number).to_be_bytes());
+            Claim {
+                key: KeyHash::from_bytes(key),
+                body: number,
+            }
+        });
+        drop(connection.append(Batch {
+            keys: claims.collect(),
+            ..one(slice(1), seq, "row")
+        }));
+        assert_eq!(commit.step(), Step::Worked);
+        flush.step(true);
+    }
+    let listed = OsDisk.list(&fixture.dir.path().join("keys")).expect("read");
+    let runs = listed.iter().filter(|file| !file.ends_with("manifest"));
+    let runs = runs.count();
+    // The disk has looked at each time; runs were written, and merged.
+    assert!((1..10).contains(&runs), "{runs}");
+    drop((volume, connection, commit, flush));
 }
 
 #[tokio::test]
