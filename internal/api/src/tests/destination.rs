@@ -198,6 +198,30 @@ async fn whatever_fails_while_a_sink_is_made_nothing_is_left() {
     world.stop().await;
 }
 
+/// The answer to the request for the table gets lost, and the table comes whenever it is made: before it is looked for, between two
+/// looks, and when its bucket is gone.
+#[tokio::test]
+async fn a_table_that_comes_late_leaves_nothing_either() {
+    let world = world().await;
+    for calls in 1..=12 {
+        world.double.make_tables_after(calls);
+        let (method, path) = ("POST", "tables-definition");
+        world.double.fail(method, path, Fault::CutAfter, 1);
+        // A bucket of its own: a later one must not get the table.
+        let table = format!("in.c-shop-{calls}.orders");
+        let task = world
+            .client
+            .finished("POST", SINKS, body(&table, &["body"]));
+        assert_eq!(task.await["status"], "error", "{calls}");
+        world.expect_nothing_held().await;
+    }
+    let Holdings {
+        buckets, tables, ..
+    } = world.holdings();
+    assert_eq!((buckets, tables), (vec![], vec![]));
+    world.stop().await;
+}
+
 #[tokio::test]
 async fn the_task_says_what_the_storage_api_said() {
     let world = world().await;
