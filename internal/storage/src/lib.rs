@@ -7,7 +7,6 @@
 //! The crate deals in bytes and paths. It knows nothing of etcd, so disk code can never wait on it by accident; what the
 //! cluster's state has to say (which slice is open here, which one is to be sealed) arrives as calls.
 
-mod cold;
 pub mod crash;
 pub mod local;
 pub mod staging;

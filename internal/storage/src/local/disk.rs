@@ -11,7 +11,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::durable;
-use crate::cold;
 
 /// An open file.
 pub trait DiskFile: Send + Sync + Debug {
@@ -26,14 +25,6 @@ pub trait DiskFile: Send + Sync + Debug {
     /// # Errors
     /// What the disk says; any part of the bytes may then have been written.
     fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
-
-    /// Writes all bytes at `offset` that nobody here reads for a while: the system need not keep them in memory.
-    ///
-    /// # Errors
-    /// What the disk says; any part of the bytes may then have been written.
-    fn write_all_cold_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.write_all_at(bytes, offset)
-    }
 
     /// Makes everything written so far durable, with the length of the file.
     ///
@@ -188,10 +179,6 @@ impl DiskFile for File {
 
     fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         FileExt::write_all_at(self, bytes, offset)
-    }
-
-    fn write_all_cold_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        cold::write_all_at(self, bytes, offset)
     }
 
     fn sync_data(&self) -> io::Result<()> {

@@ -300,7 +300,7 @@ impl Flusher {
         let bytes = self.packer.pack(compression, run)?;
         let file = self.shared.disk.create(&self.shared.slice_path(id))?;
         crash::point(Point::RunPacked);
-        file.write_all_cold_at(bytes, offset)?;
+        file.write_all_at(bytes, offset)?;
         crash::point(Point::RunWritten);
         self.shared.metrics.slice_written(bytes.len());
         if offset == 0 {

@@ -19,7 +19,7 @@
 //! ```text
 //! connection ─▶ queue ─▶ commit thread: group ─▶ journal, one fdatasync ─▶ answers
 //!                                                      │
-//!                        flush thread: frames from the journal, coalesced ─▶ slice file (not synced)
+//!                        flush thread: frames from the journal, coalesced ─▶ slice file (page cache)
 //! ```
 //!
 //! While one fdatasync runs the next group gathers; there is no timer. A slice file gets only committed frames, and is

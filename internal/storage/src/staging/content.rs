@@ -9,7 +9,6 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
 use super::{StagingError, Subject};
-use crate::cold;
 
 /// The exact content of a slice, as its seal states it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -186,13 +185,10 @@ impl<R: Read> Read for Verified<R> {
 }
 
 /// Opens the file of a slice.
-pub(super) fn open_slice(
-    path: &Path,
-    expected: &Content,
-) -> Result<Verified<cold::Reader>, StagingError> {
+pub(super) fn open_slice(path: &Path, expected: &Content) -> Result<Verified<File>, StagingError> {
     let subject = Subject::SliceFile(path.to_owned());
     match File::open(path) {
-        Ok(file) => Ok(Verified::new(cold::Reader(file), subject, expected.clone())),
+        Ok(file) => Ok(Verified::new(file, subject, expected.clone())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             Err(StagingError::NotFound { subject })
         }

@@ -15,7 +15,6 @@ use tokio::runtime::Handle;
 use super::content::{Verified, Verifier, open_slice};
 use super::name::ObjectName;
 use super::{CHUNK_BYTES, Content, ObjectInfo, ObjectStream, StagingError, Subject, blocking};
-use crate::cold;
 
 /// Objects up to this size are written by one conditional request, larger ones in parts of this size.
 const PART_BYTES: usize = 8 << 20;
@@ -57,7 +56,7 @@ impl Remote {
     async fn put(
         &self,
         name: &ObjectName,
-        mut source: Verified<cold::Reader>,
+        mut source: Verified<std::fs::File>,
         content: &Content,
     ) -> Result<(), StagingError> {
         // Room for one byte more than there should be, so that reading comes to the end and the check is made.
@@ -79,7 +78,7 @@ impl Remote {
     async fn put_parts(
         &self,
         name: &ObjectName,
-        source: Verified<cold::Reader>,
+        source: Verified<std::fs::File>,
     ) -> Result<(), StagingError> {
         let upload = self.store.put_multipart(&key(name)).await;
         let mut upload = upload.map_err(failed("write", name))?;
@@ -227,7 +226,7 @@ impl Read for BlockingChunks {
 /// Sends the parts one after the other: two would need twice the memory, and several slices are uploaded at a time.
 async fn send_parts(
     name: &ObjectName,
-    mut source: Verified<cold::Reader>,
+    mut source: Verified<std::fs::File>,
     upload: &mut dyn MultipartUpload,
 ) -> Result<(), StagingError> {
     loop {
